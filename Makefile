@@ -1,0 +1,33 @@
+# Two commands need nothing but Python >= 3.11, git and make:
+#   make demo   sets up, then runs the whole loop on real handwriting and prints where the report is
+#   make test   sets up, then runs the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check setup lock clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlhf-images needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@echo "Setting up .venv (about 6 GB, once) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --quiet --editable .
+	@touch $@
+
+demo: setup
+	@scripts/demo.sh
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lock: ## Compile requirements.lock anew from pyproject.toml, for every platform, with hashes and no index address
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,132 @@
+"""Second lesson: which of two pictures people prefer (Bradley & Terry 1952), and how well that was learnt.
+
+P(left is preferred) = σ(score(left) - score(right)). The loss takes soft labels: three votes to one, or a tie, are 0.75
+and 0.5. A ridge pulls the head to what the towers say alone, as a Gaussian prior of standard deviation 1/√ridge does.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Annotated, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rlhf_images.config import Count, Positive, Weight
+
+from .comparisons import Comparisons
+from .preference import PreferenceModel
+
+RESAMPLES = 2000
+
+
+@final
+@dataclass(frozen=True)
+class BradleyTerryConfig:
+    """The lesson from votes."""
+
+    epochs: Count = 60
+    """Passes over the pairs."""
+    batch: Count = 64
+    """Pairs a step."""
+    lr: Positive = 0.05
+    """Peak learning rate of the head."""
+    ridge: Weight = 2.0
+    """Strength of the prior on the head, in pairs: more is more cautious. With few or noisy votes raise it."""
+    tower_lr: Weight = 0.0
+    """Peak learning rate of the image tower; 0 leaves it as it is, which a few hundred pairs are better with."""
+    weight_decay: Weight = 0.05
+    """Decoupled weight decay of the image tower."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the pairs kept aside to measure the accuracy."""
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """How a model agrees with votes. Pairs whose votes are tied are left out of the accuracy, not of the loss."""
+
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    """95 % of the accuracy, by a bootstrap over groups of pairs."""
+    nll: float
+    """Mean -q log p - (1-q) log(1-p), in nats a pair; ln 2 = 0.693 is guessing."""
+    decided: int
+    """How many pairs were not tied."""
+
+
+def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: BradleyTerryConfig, seed: int) -> None:
+    """Fit the head of ``model`` (and its image tower, if asked) to the pairs ``train`` of ``data``, by TRL's trainer."""
+    from transformers.trainer_callback import PrinterCallback
+
+    from .trl_trainer import Collator, PicturePairs, Progress, Scorer, arguments, dummies, vocabulary
+
+    network = model.network
+    texts = model.texts(data.prompts).cpu()
+    shown = data.shown(train)
+    network.standardise([part.to(model.device) for part in data.pictures[shown].split(256)])
+    network.head.requires_grad_(True)
+    groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
+    if config.tower_lr:
+        inputs = {"pixels": data.pictures, "texts": texts}
+        tower = list(network.clip.visual.requires_grad_(True).parameters())
+        groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
+    else:
+        inputs = {"evidence": _evidence(model, data)}
+    batch = min(config.batch, len(train))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = PicturePairs(
+            model=Scorer(network),
+            args=arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
+            train_dataset=dummies(train),
+            processing_class=vocabulary(),
+            data_collator=Collator(data, inputs),
+            optimizers=(torch.optim.AdamW(groups, fused=True), None),
+            callbacks=[Progress(config.epochs * -(-len(train) // batch))],
+            ridge=config.ridge / len(train),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    network.eval().requires_grad_(False)
+    with torch.no_grad():
+        network.bias -= scores(model, data)[shown].mean()
+
+
+@torch.no_grad()
+def scores(model: PreferenceModel, data: Comparisons) -> Tensor:
+    """Return the score of every picture of ``data`` ``(N,)``."""
+    return model.network(_evidence(model, data).to(model.device)).cpu()
+
+
+def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray[np.int64], seed: int) -> Agreement:
+    """Return how ``score (N,)`` agrees with the votes on ``pairs``, whose ``group (P,)`` says which err together."""
+    margin = score[data.left[pairs]] - score[data.right[pairs]]
+    target = data.target[pairs]
+    nll = binary_cross_entropy_with_logits(margin, target).item()
+    decided = (target != 0.5).numpy()
+    if not decided.any():
+        return Agreement(None, None, round(nll, 6), 0)
+    correct = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).float()).numpy()[decided]
+    interval = clustered_interval(correct, group[pairs][decided], seed)
+    return Agreement(round(float(correct.mean()), 6), interval, round(nll, 6), int(decided.sum()))
+
+
+def clustered_interval(
+    values: NDArray[np.floating], group: NDArray[np.int64], seed: int
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of ``values (P,)``, resampling whole groups `RESAMPLES` times."""
+    _, number = np.unique(group, return_inverse=True)
+    total, count = np.bincount(number, values), np.bincount(number)
+    drawn = np.random.default_rng(seed).integers(len(count), size=(RESAMPLES, len(count)))
+    low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), [0.025, 0.975])
+    return round(float(low), 6), round(float(high), 6)
+
+
+@torch.no_grad()
+def _evidence(model: PreferenceModel, data: Comparisons) -> Tensor:
+    texts = model.texts(data.prompts)
+    parts = zip(data.pictures.split(256), texts.split(256), strict=True)
+    return torch.cat([model.network.evidence(pixels.to(model.device), text).cpu() for pixels, text in parts])

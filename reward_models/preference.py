@@ -1,0 +1,204 @@
+"""The reward model that is trained on votes: an open_clip image and text tower, and a linear head on what they say.
+
+    score = head · [features, cosine, statistics] + bias
+
+    features    (E,)  the normalised image embedding, centred, of total variance 1 over the training pictures
+    cosine      ()    how well the picture fits its prompt, times `COSINE_SCALE`
+    statistics  (4,)  brightness, contrast, sharpness and saturation, which CLIP's features hardly tell, in standard
+                      deviations of the training pictures, bent so that far outside them more of one counts no more
+
+The head starts as the cosine alone, which is CLIP's own opinion, and a few hundred votes teach it the rest: a linear
+head learns from as many votes as it has numbers. The statistics are the biases people are known to have. Here they
+stand in the open: the card lists their weights. A difference of scores is in log-odds; 0 is the average picture.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from rlhf_images.errors import BadInput
+from rlhf_images.files import write_atomically, write_json
+from rlhf_images.reward import Reward, Scores
+
+from .architecture import Architecture, Towers, built, new_towers, tokens
+from .preprocess import Preprocessing
+
+STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
+COSINE_SCALE = 5.0
+"""Log-odds by which a picture that fits its prompt (cosine 1) beats one that has nothing to do with it (0), a priori."""
+RANGE = 3.0
+"""Standard deviations of the training pictures at which a statistic levels off: no vote was cast out there."""
+FORMAT = "rlhf-images preference model 1"
+
+
+def statistics(pixels: Tensor) -> Tensor:
+    """Return the `STATISTICS` of ``pixels (B, 3, S, S)`` in [0, 1] as ``(B, 4)``."""
+    grey = pixels.mean(1)
+    across, down = pixels.diff(dim=-1).abs().mean((1, 2, 3)), pixels.diff(dim=-2).abs().mean((1, 2, 3))
+    variance = grey.var((1, 2), correction=0)
+    contrast = (variance + 1e-12).sqrt()  # the root of 0 has no gradient; 1e-6 is far below a byte's step
+    saturation = (pixels.amax(1) - pixels.amin(1)).mean((1, 2))
+    return torch.stack([grey.mean((1, 2)), contrast, (across + down) / 2, saturation], 1)
+
+
+@final
+class Network(nn.Module):
+    """The towers, the scales of the evidence, and the head."""
+
+    def __init__(self, towers: Towers) -> None:
+        super().__init__()
+        self.clip, self.preprocessing = towers.clip, towers.preprocessing
+        embed = int(towers.architecture["embed_dim"])
+        self.register_buffer("feature_mean", torch.zeros(embed))
+        self.register_buffer("feature_scale", torch.ones(()))
+        self.register_buffer("statistic_mean", torch.zeros(len(STATISTICS)))
+        self.register_buffer("statistic_scale", torch.ones(len(STATISTICS)))
+        prior = torch.zeros(embed + 1 + len(STATISTICS))
+        prior[embed] = 1
+        self.register_buffer("prior", prior)
+        self.head = nn.Parameter(prior.clone())
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """Return the scores ``(B,)`` of ``evidence (B, D)``."""
+        return evidence @ self.head + self.bias
+
+    def evidence(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Return what speaks for pictures ``pixels (B, 3, S, S)`` in [0, 1] with prompts ``texts (B, E)``: ``(B, D)``."""
+        features = normalize(self.clip.encode_image(self.preprocessing.normalised(pixels)), dim=-1)
+        cosine = (features * texts).sum(-1, keepdim=True)
+        deviation = (statistics(pixels) - self.statistic_mean) / self.statistic_scale
+        centred = (features - self.feature_mean) / self.feature_scale
+        return torch.cat([centred, COSINE_SCALE * cosine, RANGE * torch.tanh(deviation / RANGE)], 1)
+
+    @torch.no_grad()
+    def standardise(self, batches: Sequence[Tensor]) -> None:
+        """Set the scales of the evidence from training pictures, ``(B, 3, S, S)`` in [0, 1] each."""
+        images = [self.clip.encode_image(self.preprocessing.normalised(pixels)) for pixels in batches]
+        features, found = normalize(torch.cat(images), dim=-1), torch.cat([statistics(pixels) for pixels in batches])
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_scale.copy_((features - features.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-6))
+        self.statistic_mean.copy_(found.mean(0))
+        self.statistic_scale.copy_(found.std(0, correction=0).clamp(min=1e-3))  # grey pictures have no saturation at all
+
+
+@final
+class PreferenceModel(Reward):
+    """A network with its vocabulary, its architecture and the scores it gave in training. Made by `new` or `load`."""
+
+    differentiable = True
+
+    def __init__(self, towers: Towers, reference: Tensor | None = None) -> None:
+        self.architecture = towers.architecture
+        self.preprocessing = towers.preprocessing
+        self.network = Network(towers).eval().requires_grad_(False)
+        self.reference = torch.zeros(0) if reference is None else reference
+        """The sorted scores ``(N,)`` of the training pictures, by which a score answers as a percentile."""
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def new(cls, architecture: Architecture | str) -> "PreferenceModel":
+        """Return an untrained model; see `architecture.new_towers`."""
+        return cls(new_towers(architecture))
+
+    def to(self, device: torch.device | str) -> "PreferenceModel":
+        """Return the model with its weights on ``device``."""
+        self.network.to(device)
+        self._texts.clear()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.network.head.device
+
+    def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """Return the scores ``(B,)`` of ``images (B, 3, H, W)``, in float32, with gradient to the pixels."""
+        with torch.autocast(self.device.type, enabled=False):
+            pixels = self.preprocessing.fitted(images.to(self.device))
+            return Scores.of(self.network(self.network.evidence(pixels, self.texts(prompts))))
+
+    def percentiles(self, scores: Tensor) -> Tensor:
+        """Return the share in [0, 1] of training pictures that score no more than each of ``scores (B,)``."""
+        if not len(self.reference):
+            raise ValueError("an untrained model has no reference distribution")
+        place = torch.searchsorted(self.reference, scores.detach().float().cpu().contiguous(), right=True)
+        return place / len(self.reference)
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Return the normalised text embeddings ``(B, E)``; each prompt is embedded once, and alone."""
+        for prompt in set(prompts) - self._texts.keys():
+            embedded = self.network.clip.encode_text(tokens([prompt], self.architecture).to(self.device))
+            self._texts[prompt] = normalize(embedded, dim=-1)[0]
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def forget_texts(self) -> None:
+        """Drop the embedded prompts, as must be done when the text tower has changed."""
+        self._texts.clear()
+
+    def tastes(self) -> dict[str, float]:
+        """Return the log-odds of one unit of cosine and of one standard deviation of each statistic, by name."""
+        cosine, *rest = self.network.head.detach().cpu()[-1 - len(STATISTICS) :].tolist()
+        return {"cosine": COSINE_SCALE * cosine, **dict(zip(STATISTICS, rest, strict=True))}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the weights as safetensors, then `reward.json`, which names them by hash: what is half written is refused."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()})
+        write_atomically(folder / "reward.safetensors", weights)
+        description = {
+            "format": FORMAT,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "architecture": self.architecture,
+            "preprocessing": {
+                "fit": "centre crop, bicubic with antialias",
+                "size": self.preprocessing.size,
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+            },
+            "reference": [round(score, 6) for score in self.reference.tolist()],
+        }
+        write_json(folder / "reward.json", description)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "PreferenceModel":
+        """Return the model of ``folder``. Raises `BadInput` for a folder that is not ours, or damaged."""
+        folder = Path(folder)
+        description = _description(folder)
+        weights = folder / "reward.safetensors"
+        try:
+            with weights.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != description["weights_sha256"]:
+                    raise ValueError("they are not the ones of reward.json")
+            preprocessing = description["preprocessing"]
+            mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+            prepared = Preprocessing(int(preprocessing["size"]), mean, std)
+            clip = built(description["architecture"])
+            model = cls(Towers(clip, description["architecture"], prepared), torch.tensor(description["reference"]))
+            model.network.load_state_dict(load_file(weights))
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
+        return model
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: no reward model in it (no reward.json); make one with 'train-reward'") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: damaged reward model (reward.json: {error}); train it again") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise BadInput(f"{folder}: its reward.json is not of a '{FORMAT}'")
+    return description

@@ -1,0 +1,143 @@
+"""The stage ``train-reward``: a folder of labelled pairs becomes a reward model, with a card that says how good it is."""
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from rlhf_images.config import NonNegative
+from rlhf_images.errors import BadInput
+from rlhf_images.files import write_atomically, write_json
+from rlhf_images.preferences.pairs import LabelledPair, Pairs
+from rlhf_images.progress import say
+from rlhf_images.runs import Run
+
+from .bradley_terry import BradleyTerryConfig, agreement, learn, scores
+from .card import TIES, Card, SplitCard, alarm, as_markdown, verdict
+from .comparisons import compared, split
+from .preference import PreferenceModel
+from .recognise import RecogniseConfig, recognise
+
+SMALL: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "layers": 3, "head_width": 32, "pool_type": "avg"},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+"""Two towers for pictures of 16×16 pixels, with open_clip's vocabulary."""
+REFERENCE_SIZE = 1000
+
+
+@final
+@dataclass(frozen=True)
+class TrainRewardConfig:
+    """From votes to a reward model."""
+
+    pairs: str
+    """The folder of labelled pairs."""
+    out: str
+    """Where the model and its card are written."""
+    seed: NonNegative = 0
+    """Seed of the split, the weights and the order of the pairs."""
+    architecture: dict[str, Any] | str = field(default_factory=lambda: SMALL)
+    """open_clip's description of two towers, the name of one of its own, or ``local-dir:`` and a folder with weights."""
+    recognise: RecogniseConfig | None = field(default_factory=RecogniseConfig)
+    """What the towers learn first, from captioned pictures; null where they come with weights."""
+    bradley_terry: BradleyTerryConfig = field(default_factory=BradleyTerryConfig)
+    """What the head learns from the votes."""
+
+
+def train_reward(config: TrainRewardConfig) -> None:
+    """Run the stage: read the votes, train, measure on pairs held out, write the model and its card to ``config.out``."""
+    run = Run("train_reward", config, config.out)
+    if run.finished:
+        say(f"{config.out}: the reward model is already trained; nothing to do")
+        return
+    pairs = Pairs(config.pairs)
+    labelled = pairs.labelled()
+    if not labelled:
+        raise BadInput(f"{config.pairs}: no votes in it; give some with 'rlhf-images label'")
+    ceiling = noise_ceiling(pairs)
+    with isolated_randomness(config.seed):
+        model = PreferenceModel.new(config.architecture)
+        if torch.cuda.is_available():
+            model.to("cuda")
+        run.save()
+        card = _trained(model, pairs, labelled, ceiling, config)
+        model.save(config.out)
+    write_json(run.folder / "card.json", asdict(card))
+    write_atomically(run.folder / "CARD.md", as_markdown(card).encode())
+    run.save(finished=True, held_out_accuracy=card.held_out_accuracy, ceiling=card.ceiling, nll=card.nll)
+    if card.alarm:
+        say(f"ALARM, {card.alarm}")
+    say(verdict(card))
+    say(f"The reward model is in {config.out}; {config.out}/CARD.md says how far to trust it.")
+
+
+def _trained(
+    model: PreferenceModel, pairs: Pairs, labelled: list[LabelledPair], ceiling: float | None, config: TrainRewardConfig
+) -> Card:
+    """Train ``model`` on ``labelled`` and return its card."""
+    data = compared(pairs, labelled, model.preprocessing)
+    division = split(labelled, config.bradley_terry.held_out, config.seed)
+    recognised = recognise(model, config.recognise, config.seed) if config.recognise else None
+    learn(model, data, division.train, config.bradley_terry, config.seed)
+    score = scores(model, data)
+    taught = agreement(score, data, division.train, division.group, config.seed)
+    tested = agreement(score, data, division.held_out, division.group, config.seed) if division.held_out else None
+    shown = score[data.shown(division.train)]
+    model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
+    spread = round(shown.std(correction=0).item(), 6)
+    accuracy = tested.accuracy if tested else None
+    return Card(
+        held_out_accuracy=accuracy,
+        held_out_accuracy_ci=tested.interval if tested else None,
+        ceiling=ceiling,
+        accuracy_of_ceiling=round(accuracy / ceiling, 6) if accuracy is not None and ceiling else None,
+        pairs_train=len(division.train),
+        pairs_held_out=len(division.held_out),
+        pairs_held_out_tied=len(division.held_out) - tested.decided if tested else 0,
+        ties=TIES,
+        split=SplitCard(division.by, len(set(division.group[division.held_out].tolist())), division.hash),
+        nll=tested.nll if tested else None,
+        train_accuracy=taught.accuracy,
+        train_nll=taught.nll,
+        score_std=spread,
+        head={name: round(weight, 4) for name, weight in model.tastes().items()},
+        recognise=recognised,
+        alarm=alarm(spread, taught.nll),
+    )
+
+
+def noise_ceiling(pairs: Pairs) -> float | None:
+    """Return the mean of the annotators' ceilings, each weighted by its votes, or None where no card states one.
+
+    A ceiling is 1 - noise, in the cards ``labels/<annotator>.json`` that ``label`` leaves beside scripted votes.
+    """
+    weighted, votes = 0.0, 0
+    for path in sorted((pairs.folder / "labels").glob("*.json")):
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+            ceiling, count = card.get("ceiling"), len(pairs.voted(str(card["annotator"])))
+            if ceiling is not None:
+                weighted, votes = weighted + float(ceiling) * count, votes + count
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadInput(f"{path}: not a card of 'rlhf-images label' ({error}); remove it or label again") from None
+    return round(weighted / votes, 6) if votes else None
+
+
+@contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seed torch for the time of the ``with``, and leave torch's, numpy's and Python's generators as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - transformers seeds this one
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002

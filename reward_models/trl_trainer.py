@@ -1,0 +1,147 @@
+"""TRL's RewardTrainer on pictures. Importing it takes many seconds, so `bradley_terry` does it when it must.
+
+TRL's trainer is written for text but never looks at it: any model with ``.logits`` and ``config.num_labels == 1`` will
+do, and a batch with the first of each pair before the second of each. Token ids are dummies.
+"""
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import RewardConfig, RewardTrainer
+
+from rlhf_images.errors import NonFinite
+from rlhf_images.progress import progress
+
+from .comparisons import Comparisons
+from .preference import Network
+
+
+@final
+class PicturePairs(RewardTrainer):  # type: ignore[misc]  # TRL is untyped
+    """RewardTrainer with soft labels and a ridge: the two things that it has no option for."""
+
+    def __init__(self, *, ridge: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.ridge = ridge
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return -q log σ(d) - (1-q) log σ(-d), d = score(left) - score(right), plus ridge · |head - prior|² / 2."""
+        del num_items_in_batch
+        inputs = dict(inputs)
+        target = inputs.pop("target")
+        outputs = model(**inputs)
+        left, right = outputs.logits.squeeze(-1).chunk(2)
+        network = self.accelerator.unwrap_model(model).network
+        loss = binary_cross_entropy_with_logits(left - right, target)
+        loss = loss + self.ridge / 2 * (network.head - network.prior).square().sum()
+        if not torch.isfinite(loss):
+            raise NonFinite(f"train-reward: the loss of 'bradley_terry' is {loss.item()}; lower its learning rates")
+        return (loss, outputs) if return_outputs else loss
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: who labels what is nobody else's business."""
+
+
+@final
+class Scorer(PreTrainedModel):  # type: ignore[misc]
+    """The network as TRL wants to see it."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(PreTrainedConfig(num_labels=1))
+        self.network = network
+
+    def forward(
+        self, evidence: Tensor | None = None, pixels: Tensor | None = None, texts: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Return the scores ``(2B, 1)`` of ready ``evidence``, or of ``pixels`` with ``texts`` where the towers learn."""
+        if evidence is None:
+            assert pixels is not None and texts is not None
+            evidence = self.network.evidence(pixels, texts)
+        return SequenceClassifierOutput(logits=self.network(evidence)[:, None])
+
+
+@final
+class Collator:
+    """Looks pairs up: all left pictures, then all right ones."""
+
+    def __init__(self, data: Comparisons, inputs: dict[str, Tensor]) -> None:
+        self.data = data
+        self.inputs = inputs
+        """What the scorer takes, one row a picture."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the scorer's inputs for the pairs of ``rows``, with their targets."""
+        pairs = torch.tensor([row["pair"] for row in rows])
+        pictures = torch.cat([self.data.left[pairs], self.data.right[pairs]])
+        return {**{name: value[pictures] for name, value in self.inputs.items()}, "target": self.data.target[pairs]}
+
+
+@final
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Our progress in place of the trainer's."""
+
+    def __init__(self, steps: int) -> None:
+        self.bar: Iterator[int] = iter(progress(range(steps), "learning from votes", steps))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """Count a step."""
+        del args, state, control, rest
+        next(self.bar, None)
+
+
+def dummies(pairs: list[int]) -> Dataset:
+    """Return the data set that TRL asks for: a pair's number, and token ids that stand for nothing."""
+    none = [[0]] * len(pairs)
+    return Dataset.from_dict({"pair": pairs, "chosen_ids": none, "rejected_ids": none})
+
+
+def vocabulary() -> PreTrainedTokenizerFast:
+    """Return the smallest tokenizer that TRL accepts."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"-": 0}, "-")), pad_token="-")
+
+
+def arguments(folder: str, *, seed: int, batch: int, epochs: int, lr: float) -> RewardConfig:
+    """Return TRL's arguments, with the defaults that would hurt here turned off: bf16, checkpointing, reports."""
+    config = RewardConfig(
+        output_dir=folder,
+        seed=seed,
+        per_device_train_batch_size=batch,
+        num_train_epochs=epochs,
+        learning_rate=lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        bf16=False,
+        gradient_checkpointing=False,
+        max_length=None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # this stage is one process on one device; several would be wrapped in nn.DataParallel
+    return config

@@ -1,0 +1,33 @@
+"""Why a stage stops, each reason with its own exit code. The command line prints the message, one line, and no traceback."""
+
+
+class Stop(Exception):
+    """A stage stops for a reason a person can act on: ``message`` names the cause and the next step."""
+
+    exit_code = 1
+
+
+class BadInput(Stop):
+    """A config, data set, checkpoint or folder that cannot be used as it is; nothing was overwritten."""
+
+    exit_code = 2
+
+
+class NonFinite(Stop):
+    """A latent, image, loss or gradient is NaN or infinite: the step was refused and the weights left as they were."""
+
+    exit_code = 3
+
+
+class RewardFailed(Stop):
+    """The reward failed on more pictures of a step than the run tolerates."""
+
+    exit_code = 4
+
+
+class Interrupted(Stop):
+    """A signal asked for an end; the last finished step is on disk and the same command continues."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number  # what a shell reports: 130 for Ctrl-C, 143 for SIGTERM

@@ -1,0 +1,85 @@
+"""Evaluation: fixed prompts × fixed seeds, scored by the trained reward and by judges that nothing was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .config import Count, NonNegative
+from .generators import Generator
+from .processes import Processes
+from .prompts import read_prompts
+from .randomness import Randomness
+from .reward import Reward
+from .sampling import sample
+from .statistics import diversity
+
+
+@final
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is drawn for an evaluation and who judges it."""
+
+    prompts: str | tuple[str, ...]
+    """Held out from training where the task allows; the seeds always are."""
+    seed: NonNegative = 1000
+    """Of the evaluation's own random numbers, apart from training's."""
+    seeds_per_prompt: Count = 4
+    """Pictures of each prompt in the evaluations during training."""
+    every: Count = 20
+    """Training steps between them; step 0 and the last are always evaluated."""
+    final_seeds_per_prompt: Count = 24
+    """Pictures of each prompt when `evaluate` compares base and tuned."""
+    judges: dict[str, str] = field(default_factory=dict)
+    """Name → reward (a name in the table, a folder, or module:attribute) that training never sees."""
+    deciding: str = "reward"
+    """The judge whose preference is counted as a win; ``reward``, the trained one, only where there is no other."""
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """``images (N, 3, H, W)`` of ``prompts`` with the index of each one's random numbers, and ``scores`` by judge, ``(N,)``."""
+
+    prompts: list[str]
+    index: list[int]
+    images: Tensor
+    scores: dict[str, Tensor]
+
+    @property
+    def diversity(self) -> float:
+        """Return the diversity within prompts (see `statistics.diversity`)."""
+        return diversity(self.images, self.prompts)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean score of each judge, and the diversity. A failed score (NaN) is left out of its mean."""
+        means = {name: float(scores.nanmean()) for name, scores in self.scores.items()}
+        return {**means, "diversity": self.diversity}
+
+
+@final
+class Evaluator:
+    """Draws and judges the same pictures again and again, with whatever weights the generator has at the time."""
+
+    def __init__(
+        self, config: EvaluationConfig, judges: Mapping[str, Reward], processes: Processes, micro_size: int
+    ) -> None:
+        self.config, self.judges, self.processes, self.micro_size = config, judges, processes, micro_size
+        self.prompts = read_prompts(config.prompts)
+
+    def evaluate(self, generator: Generator, seeds_per_prompt: int) -> Evaluation:
+        """Return the evaluation of ``generator``, complete on every process."""
+        prompts = [prompt for prompt in self.prompts for _ in range(seeds_per_prompt)]
+        total = len(prompts)
+        index = list(self.processes.mine(total))
+        mine = [prompts[i] for i in index]
+        rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size)
+        scores = {}
+        for name, judge in self.judges.items():
+            scored = judge.score(images=rollout.images, prompts=mine)
+            values = scored.mean.detach().float().where(scored.valid, torch.full_like(scored.mean, torch.nan))
+            scores[name] = self.processes.shared(values, index, total)
+        images = self.processes.shared(rollout.images, index, total)
+        return Evaluation(prompts, list(range(total)), images, scores)

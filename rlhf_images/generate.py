@@ -1,0 +1,69 @@
+"""Stage `generate`: pictures of prompts from any diffusers pipeline, laid out in pairs for labelling."""
+
+from dataclasses import asdict, dataclass
+from typing import final
+
+import torch
+
+from .config import Count, NonNegative
+from .data import encode
+from .generators import Generator, GeneratorConfig
+from .preferences import Pairs, Picture, PreferencePair
+from .preferences.pairs import picture_id
+from .progress import progress, say
+from .prompts import read_prompts
+from .randomness import Randomness
+from .runs import Run
+from .sampling import sample
+
+
+@final
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What is drawn, and how many pairs of it."""
+
+    generator: GeneratorConfig
+    """The pipeline, and how it is called."""
+    prompts: str | tuple[str, ...]
+    """``digits``, a text file with one prompt a line, or a list."""
+    out: str
+    """Folder of the pairs."""
+    pairs_per_prompt: Count = 4
+    """Each pair has two pictures of its own, which no other pair shows."""
+    seed: NonNegative = 0
+    """Of the pictures."""
+    micro_size: Count = 64
+    """Pictures sampled at a time."""
+
+
+def generate(config: GenerateConfig) -> None:
+    """Draw the pictures and write the folder of pairs."""
+    run = Run("generate", config, config.out)
+    if run.finished:
+        return say(f"{config.out}: already generated")
+    prompts = read_prompts(config.prompts)
+    generator = Generator.load(config.generator, "cuda" if torch.cuda.is_available() else "cpu")
+    run.save()
+    wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
+    pictures: list[tuple[bytes, Picture]] = []
+    settings = asdict(config.generator)
+    starts = range(0, len(wanted), config.micro_size)
+    for start in progress(starts, "generate"):
+        index = list(range(start, min(start + config.micro_size, len(wanted))))
+        part = [wanted[i] for i in index]
+        for i, prompt, image in zip(index, part, _images(generator, part, index, config.seed), strict=True):
+            data = encode(image)
+            pictures.append((data, Picture(picture_id(data), prompt, config.seed, i, settings)))
+    ids = [picture.id for _, picture in pictures]
+    pairs = [
+        PreferencePair(f"{i // 2:06d}", wanted[i], ids[i], ids[i + 1])
+        for i in range(0, len(ids), 2)
+        if ids[i] != ids[i + 1]
+    ]
+    Pairs.create(config.out, pictures, pairs)
+    run.save(finished=True, pairs=len(pairs), pictures=len(set(ids)))
+    return say(f"{len(pairs)} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
+
+
+def _images(generator: Generator, prompts: list[str], index: list[int], seed: int) -> torch.Tensor:
+    return sample(generator, prompts, index, Randomness(seed), len(prompts)).images

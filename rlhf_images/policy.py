@@ -1,0 +1,105 @@
+"""The policy: a generator with its trainable weights, their snapshots, and the optimiser that moves them."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .algorithms import Algorithm, Examples
+from .checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, prefixed, save_checkpoint, under
+from .config import Fraction, Positive, Weight
+from .errors import BadInput, NonFinite
+from .generators import Generator
+from .processes import Processes
+from .snapshots import Snapshots
+
+
+@final
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW."""
+
+    lr: Positive = 3e-4
+    """Constant learning rate; 3e-4 is usual for LoRA, 1e-5 for full weights of a large model."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the moments."""
+    weight_decay: Weight = 1e-4
+    """Decoupled."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+
+
+@final
+class Policy:
+    """What one run trains."""
+
+    def __init__(
+        self, generator: Generator, names: tuple[str, ...], config: OptimizerConfig, processes: Processes
+    ) -> None:
+        """Take the snapshots ``names`` of the generator's trainable weights as they are now."""
+        self.generator, self.config, self.processes = generator, config, processes
+        self.parameters = generator.parameters
+        self.snapshots = Snapshots(self.parameters)
+        for name in names:
+            self.snapshots.take(name)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def update(
+        self, algorithm: Algorithm, examples: Examples, total: int, micro_size: int, sums: dict[str, float]
+    ) -> None:
+        """Take one optimiser step on the mean loss of ``total`` examples, of which this process has ``examples``.
+
+        Adds this process's sums of the loss and its metrics to ``sums``. Raises `NonFinite` on every process, with the
+        weights untouched, if the loss or a gradient is not finite on any.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum = 0.0
+        for micro in examples.split(micro_size):
+            losses, metrics = algorithm.loss(self.generator, self.snapshots, micro)
+            (losses.sum() / total).backward()  # type: ignore[no-untyped-call]
+            loss_sum += float(losses.detach().sum())
+            for name, values in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+        loss = self.processes.sum_gradients(self.parameters.values(), loss_sum) / total
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise NonFinite(f"loss {loss:g}, gradient norm {norm:g}; the update was refused")
+        self.optimizer.step()
+        sums["loss"] = sums.get("loss", 0.0) + loss_sum
+        sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm * len(examples)
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Return a ``with`` in which the generator has the weights to evaluate and save: the average where there is one."""
+        return self.snapshots.use("average") if "average" in self.snapshots.copies else nullcontext()
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write a checkpoint of ``step`` finished steps."""
+        tensors: dict[str, Tensor] = prefixed("weights", self.parameters)
+        for name, copy in self.snapshots.copies.items():
+            tensors |= prefixed(f"snapshot {name}", copy)
+        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer, list(self.parameters)))
+        save_checkpoint(folder, step, tensors, {})
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> int:
+        """Put back the newest whole checkpoint and return its number of finished steps, or 0 without one."""
+        found = load_checkpoint(folder)
+        if found is None:
+            return 0
+        tensors, state = found
+        weights = under("weights", tensors)
+        if weights.keys() != self.parameters.keys():
+            raise BadInput(f"{folder}: a checkpoint of other weights than this config trains; choose another 'out'")
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
+        for name, copy in self.snapshots.copies.items():
+            for key, value in under(f"snapshot {name}", tensors).items():
+                copy[key].copy_(value)
+        load_optimizer_tensors(self.optimizer, list(self.parameters), under("optimizer", tensors))
+        return int(state["step"])

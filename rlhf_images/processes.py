@@ -1,0 +1,90 @@
+"""The processes of one launch: which slice of the global indices is mine, and what all of them have to agree on.
+
+Gradients are summed explicitly, once an update, so the pipeline keeps its plain denoiser: a distributed wrapper would
+hide the attributes that pipelines read, and would tie the number of forwards on one rank to that on another.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+@final
+class Processes:
+    """Rank and number of the processes that `accelerate launch` started, and their collectives."""
+
+    def __init__(self) -> None:
+        self.accelerator = Accelerator(mixed_precision="no")
+        self._parent = os.getppid()
+
+    @property
+    def device(self) -> torch.device:
+        """Return this process's device."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this is rank 0."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def count(self) -> int:
+        """Return the number of processes."""
+        return int(self.accelerator.num_processes)
+
+    def mine(self, total: int) -> range:
+        """Return this process's contiguous slice of ``range(total)``; sizes differ by one at the most."""
+        rank, count = self.accelerator.process_index, self.count
+        return range(total * rank // count, total * (rank + 1) // count)
+
+    def shared(self, values: Tensor, rows: Iterable[int], total: int) -> Tensor:
+        """Return ``(total, …)`` on every process: row ``rows[i]`` is ``values[i]`` of the process that has it.
+
+        A sum with zeros, so the numbers arrive exactly as they are, whatever the sizes of the slices. On the CPU.
+        """
+        rows = list(rows)
+        whole = torch.zeros(total, *values.shape[1:], dtype=values.dtype, device=self.device)
+        whole[torch.tensor(rows, dtype=torch.long, device=self.device)] = values.detach().to(self.device)
+        return torch.as_tensor(self.accelerator.reduce(whole, "sum") if self.count > 1 else whole).cpu()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], value: float) -> float:
+        """Replace each gradient by its sum over the processes (a missing one is zero), and return the sum of ``value``.
+
+        One collective of all gradients and the value.
+        """
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.count == 1:
+            return value
+        parts = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
+        flat = torch.as_tensor(self.accelerator.reduce(torch.cat([*parts, parts[0].new_tensor([value])]), "sum"))
+        for parameter, part in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return float(flat[-1])
+
+    def sums(self, values: dict[str, float]) -> dict[str, float]:
+        """Return the sum of each value over the processes, which all give the same names."""
+        names = sorted(values)
+        mine = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        if self.count > 1:  # float64 does not exist on every device; these are a few numbers
+            mine = self.shared(mine.float()[None], [self.accelerator.process_index], self.count).double().sum(0)
+        return dict(zip(names, mine.tolist(), strict=True))
+
+    def any(self, condition: bool) -> bool:
+        """Return whether ``condition`` holds on any process."""
+        return bool(self.shared(torch.tensor([float(condition)]), [self.accelerator.process_index], self.count).any())
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def orphaned(self) -> bool:
+        """Return whether the launcher is gone: a signal that only it received would otherwise leave us running."""
+        return os.getppid() != self._parent

@@ -1,0 +1,61 @@
+"""The page: its sections in order, its one file, and what keeps it from reaching out."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..files import write_atomically
+from . import words
+from .content import Content
+from .details import diversity, reproduction, reward_model
+from .gallery import gallery
+from .panels import curves, distributions
+from .verdict import verdict
+
+SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
+    "verdict": ("Verdict", verdict),
+    "gallery": ("Gallery", gallery),
+    "curves": ("Curves", curves),
+    "distributions": ("Distributions", distributions),
+    "diversity": ("Diversity", diversity),
+    "reward_model": ("Reward model", reward_model),
+    "reproduction": ("Reproduction", reproduction),
+}
+"""Id (also the template's name) → heading and the function that makes the template's ``view``."""
+
+
+def write_report(path: Path, content: Content) -> None:
+    """Write ``content`` as one self-contained HTML file. The same content gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page(content).encode("utf-8", "replace"))
+
+
+def page(content: Content) -> str:
+    """Return the HTML of the report on ``content``. Everything that is not ours is escaped."""
+    environment = Environment(
+        loader=PackageLoader("rlhf_images.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = (words.number, words.signed, words.percent, words.percent_range, words.duration)
+    environment.filters |= {function.__name__: function for function in shown}
+    script, style = (_source(environment, name) for name in ("page.js", "page.css"))
+    return environment.get_template("page.html").render(
+        title=content.title,
+        sections=[(name, heading, view(content)) for name, (heading, view) in SECTIONS.items()],
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

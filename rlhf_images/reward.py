@@ -1,0 +1,56 @@
+"""The protocol of every reward: pictures and prompts in, one score a picture out, or a failure, never a made-up number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Scores:
+    """``mean (B,)``, higher is better, and ``valid (B,)`` bool: where it is False the reward failed and ``mean`` says nothing."""
+
+    mean: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, mean: Tensor) -> "Scores":
+        """Return scores in which a NaN or an infinity is a failure."""
+        return cls(mean.float(), torch.isfinite(mean))
+
+
+class Reward(ABC):
+    """Scores pictures. The order and the company of a picture in its batch must not change its score."""
+
+    differentiable: bool = False
+    """Whether a gradient flows from the scores to the pictures."""
+
+    @abstractmethod
+    def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """Return the scores of ``images (B, 3, H, W)`` in [0, 1], drawn for ``prompts`` (one each)."""
+
+    def to(self, device: torch.device | str) -> "Reward":
+        """Return the reward with its weights, if any, on ``device``."""
+        del device
+        return self
+
+
+@final
+class FunctionReward(Reward):
+    """Any function ``(images, prompts) -> (B,) tensor`` as a reward, for a user's own file."""
+
+    def __init__(self, function: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
+        self.function = function
+
+    def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """Return the function's values; NaN and infinity are failures."""
+        values = torch.as_tensor(self.function(images, prompts))
+        if values.shape != (len(prompts),):
+            raise ValueError(
+                f"a reward must return one score a picture: {len(prompts)} asked, shape {tuple(values.shape)} returned"
+            )
+        return Scores.of(values)

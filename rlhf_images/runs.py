@@ -1,0 +1,125 @@
+"""The record every stage keeps in its output folder, `run.json`: what was asked, by what, for how long, and whether it ended."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, final
+
+import psutil
+
+from .config import differences, plain
+from .errors import BadInput
+from .files import write_json
+
+PACKAGES = (
+    "rlhf-images",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "trl",
+    "open-clip-torch",
+    "datasets",
+)
+
+
+@final
+class Run:
+    """A stage's output folder. Opening it refuses a folder that belongs to anything else, and touches nothing then."""
+
+    def __init__(self, stage: str, config: Any, out: str | Path, *, writes: bool = True) -> None:
+        self.folder = Path(out)
+        self.path = self.folder / "run.json"
+        self.writes = writes
+        """False on every process but the main one."""
+        config_values = plain(config)
+        if self.path.is_file():
+            self.record = read_record(self.folder)
+            if self.record["stage"] != stage:
+                raise BadInput(f"{out}: already holds a '{self.record['stage']}' run; choose another 'out'")
+            changed = differences(self.record["config"], config_values)
+            if changed:
+                raise BadInput(
+                    f"{out}: already holds another run ({'; '.join(changed[:4])}); choose another 'out' or remove that folder"
+                )
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise BadInput(f"{out}: is not empty and holds no run of ours; choose another 'out'")
+        else:
+            self.record = {"stage": stage, "config": config_values, "seconds": 0.0, "finished": False}
+        self._before = float(self.record["seconds"])
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the stage has already run to its end."""
+        return bool(self.record["finished"])
+
+    @property
+    def seconds(self) -> float:
+        """Return the stage's wall time so far over all its processes in turn, from the start of each process, imports included."""
+        return self._before + elapsed()
+
+    def save(self, *, finished: bool = False, **result: Any) -> None:
+        """Write the record with the time so far and ``result``'s values."""
+        self.record |= {
+            "command": command(),
+            "versions": versions(),
+            "commit": commit(),
+            "seconds": round(self.seconds, 2),
+        }
+        self.record |= {"finished": finished, **result}
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, self.record)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Return the `run.json` of ``folder``."""
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no readable run record ({error})") from None
+    if not isinstance(record, dict) or not {"stage", "config", "seconds", "finished"} <= record.keys():
+        raise BadInput(f"{path}: not a run record of ours")
+    return record
+
+
+def elapsed() -> float:
+    """Return the seconds since this process started."""
+    return time.time() - psutil.Process().create_time()
+
+
+def command() -> str:
+    """Return the command line of this process, without the interpreter."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Return the git commit of the source tree, with ``+`` if it was changed since, or None outside one."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,64 @@
+"""What a run leaves to look at while it runs: `metrics.jsonl`, `evaluations.jsonl` and grids of samples."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from .data import encode
+from .files import write_atomically
+
+
+@final
+class Log:
+    """A file of JSON lines, one a step. A resumed run first takes back what was logged past its checkpoint."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step`` finished steps, and a last line that a crash cut short."""
+        if self.writes and self.path.is_file():
+            kept = [row for row in self.rows() if row["step"] <= step]
+            write_atomically(self.path, "".join(_line(row) for row in kept).encode())
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; a number that is not finite is written as null."""
+        if self.writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every whole row."""
+        return read_rows(self.path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the whole rows of a log, none where there is no file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def save_grid(path: Path, images: Tensor, prompts: list[str], columns: int = 12) -> None:
+    """Write pictures ``(N, 3, H, W)`` as one PNG: a row a prompt, its first ``columns`` pictures side by side."""
+    by_prompt: dict[str, list[Tensor]] = {}
+    for prompt, image in zip(prompts, images, strict=True):
+        by_prompt.setdefault(prompt, []).append(image)
+    width = min(columns, max(len(row) for row in by_prompt.values()))
+    blank = torch.zeros_like(images[0])
+    rows = [torch.cat((row + [blank] * width)[:width], dim=2) for row in list(by_prompt.values())[:32]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, encode(torch.cat(rows, dim=1)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(known, allow_nan=False) + "\n"

@@ -1,0 +1,6 @@
+"""Stage `finetune`, for accelerate: ``accelerate launch scripts/finetune.py CONFIG key.sub=value …``."""
+
+from rlhf_images.cli import stage
+
+if __name__ == "__main__":
+    stage("finetune")

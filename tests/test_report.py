@@ -1,0 +1,314 @@
+import base64
+import hashlib
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_images.data import DIGIT_CAPTIONS, digits
+from rlhf_images.report import Compared, Content, write_report
+from rlhf_images.report.charts import COLOURS
+from rlhf_images.report.gallery import MAX_PICTURES, gallery
+from rlhf_images.report.page import SECTIONS, page
+from rlhf_images.report.verdict import verdict
+from rlhf_images.report.words import duration, number, percent_range, signed
+
+HOSTILE = "<script>alert(1)</script> \"'--><img src=x onerror=alert(1)> $\\frac{1}$ http://example.com/a"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SPACE = "\u00a0"
+
+
+def compared(prompts=DIGIT_CAPTIONS[:3], per_prompt=4, gain=0.1) -> list[Compared]:
+    images, labels = digits()
+    pairs = []
+    for digit, prompt in enumerate(prompts):
+        for seed, image in enumerate(images[labels == digit % 10][:per_prompt]):
+            change = gain * (1 + seed + digit)
+            pairs.append(Compared(prompt, seed, image, (image * 1.2).clamp(0, 1), 0.5, 0.5 + change))
+    return pairs
+
+
+def content(pairs=None, rate=0.87, ci=(0.81, 0.92), **changes) -> Content:
+    pairs = compared() if pairs is None else pairs
+    count = len(pairs)
+    rising = [0.01 * i for i in range(count)]
+    given = Content(
+        title="runs/demo",
+        summary={
+            "win_rate": rate,
+            "win_rate_ci": list(ci) if ci else None,
+            "win_rate_pairs": 240,
+            "reward_model": {"held_out_accuracy": 0.87, "ceiling": 0.9},
+            "diversity_base": 0.5,
+            "diversity_tuned": 0.45,
+            "seconds": {"pretrain": 60.0, "finetune": 90.5, "total": 151.0},
+        },
+        compared=pairs,
+        metrics=[{"step": i, "reward": 0.1 * i, "reward_std": 0.5, "kl": 0.01 * i, "custom": 1.0} for i in range(6)],
+        evaluations=[{"step": s, "reward": s, "sharpness": 0.5, "diversity": 0.5, "distance": 0.1 * s} for s in (0, 5)],
+        scores={
+            "reward": (rising, [1 + value for value in rising]),
+            "utility": (rising, [0.2 + 1.01 * value for value in rising]),
+            "sharpness": (rising, list(rising)),
+        },
+        judge="utility",
+        reward_card={"pairs": 300, "calibration": {"brier": 0.11}},
+        run={"config": {"seed": 7, "out": "runs/demo"}, "versions": {"torch": "2.13"}, "command": "finetune x.yaml"},
+    )
+    return replace(given, **changes)
+
+
+class Elements(HTMLParser):
+    """Collects what a browser would load, run or show."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.raw = {"script": "", "style": ""}
+        self.inside: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside = tag
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside in self.raw:
+            self.raw[self.inside] += data
+        else:
+            self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+
+def test_the_file_reaches_for_nothing_and_holds_every_section(tmp_path):
+    write_report(tmp_path / "new" / "report.html", content())
+    html = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    found = Elements(html)
+    assert "http" not in html.replace("http-equiv", "")
+    assert all(value.startswith(("data:", "#")) for name in ("src", "href") for value in found.values(name))
+    assert not {"iframe", "object", "embed", "base", "form"} & set(found.tags)
+    assert found.tags.count("script") == 1
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert set(SECTIONS) <= set(found.values("id"))
+    assert len(found.values("id")) == len(set(found.values("id")))
+    assert {"header", "nav", "main", "footer", "h1"} <= set(found.tags)
+    assert all(value for tag, name, value in found.attributes if tag == "img" and name == "alt")
+    assert [value for tag, name, value in found.attributes if tag == "svg" and name == "aria-label"]
+    assert not any(colour in html for colour in COLOURS.values())
+
+
+def test_the_policy_allows_our_script_and_nothing_else():
+    found = Elements(page(content()))
+    policy = next(value for tag, name, value in found.attributes if tag == "meta" and "default-src" in value)
+    digest = base64.b64encode(hashlib.sha256(found.raw["script"].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not [name for _, name, _ in found.attributes if name.startswith("on")]
+
+
+def test_hostile_text_stays_text():
+    pairs = compared(prompts=(HOSTILE, "plain"))
+    scores = {HOSTILE: ([0.1] * 8, [0.2] * 8), "reward": ([0.1] * 8, [0.2] * 8)}
+    rows = [{"step": 0, HOSTILE: 1.0}, {"step": 1, HOSTILE: 2.0}]
+    run = {"config": {"prompts": [HOSTILE], HOSTILE: HOSTILE}, "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    summary = {**content().summary, f"{HOSTILE}_base": 0.1, "seconds": {HOSTILE: 1.0}}
+    found = Elements(
+        page(
+            Content(
+                title=HOSTILE,
+                summary=summary,
+                compared=pairs,
+                metrics=rows,
+                evaluations=rows,
+                scores=scores,
+                judge=HOSTILE,
+                reward_card={HOSTILE: HOSTILE},
+                run=run,
+                compare_command=HOSTILE,
+            )
+        )
+    )
+    assert found.tags.count("script") == 1
+    assert "alert" not in found.raw["script"]
+    assert not {"x"} & set(found.values("src"))
+    assert not found.values("onerror")
+    assert HOSTILE in found.text
+    assert any(HOSTILE in value for value in found.values("alt"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "ci", "outcome", "words"),
+    [
+        (0.87, (0.81, 0.92), "better", "Better than the base"),
+        (0.53, (0.44, 0.61), "unclear", "no evidence"),
+        (0.55, (0.5, 0.6), "unclear", "no evidence"),
+        (0.3, (0.2, 0.41), "worse", "worse than the base"),
+        (0.9, None, "unknown", "there is no verdict"),
+        (None, (None, None), "unknown", "There is no win rate"),
+        (math.nan, (math.nan, math.nan), "unknown", "There is no win rate"),
+    ],
+)
+def test_the_verdict_follows_the_interval(rate, ci, outcome, words):
+    given = content(rate=rate, ci=ci)
+    assert verdict(given).outcome == outcome
+    assert words in Elements(page(given)).text
+
+
+def test_the_verdict_can_be_checked():
+    text = Elements(page(content())).text
+    assert f"Preferred over the base in 87{SPACE}% of 240 pairs by the judge ‘utility’" in text
+    assert f"95{SPACE}% CI 81–92, clustered by 3 prompts" in text
+    assert "No human comparison yet" in text
+    assert "To compare them yourself" not in text
+    assert "label --compare" in Elements(page(content(compare_command="rlhf-images label --compare runs/demo"))).text
+
+
+def test_a_collapse_is_called_one():
+    given = content()
+    fallen = replace(given, summary={**given.summary, "diversity_tuned": 0.3})
+    assert verdict(given).outcome == "better"
+    assert verdict(fallen).outcome == "mixed"
+    assert f"Mode collapse: the pictures of a prompt keep only 60{SPACE}%" in page(fallen)
+    assert "Mode collapse" not in page(given)
+
+
+def test_a_fallen_judge_is_told_apart_from_noise():
+    given = content()
+    base = [0.9 + 0.01 * (i % 3) for i in range(12)]
+    fallen = {**given.scores, "sharpness": (base, [value - 0.1 - 0.01 * (i % 2) for i, value in enumerate(base)])}
+    noisy = {**given.scores, "sharpness": (base, [value + (-0.1, 0, 0.09)[i // 4] for i, value in enumerate(base)])}
+    found = verdict(replace(given, scores=fallen))
+    assert found.outcome == "mixed"
+    assert any("‘sharpness’ fell from 0.910 to 0.805" in notice.text for notice in found.notices)
+    assert verdict(replace(given, scores=noisy)).outcome == "better"
+
+
+def test_a_result_that_rests_on_the_trained_reward_alone_is_doubted():
+    given = content()
+    alone = verdict(replace(given, scores={"reward": given.scores["reward"]}, judge="reward"))
+    assert alone.outcome == "mixed"
+    assert "No held-out judge" in alone.notices[0].text
+    sunk = verdict(replace(given, scores={**given.scores, "reward": ([1.0] * 12, [0.5] * 12)}))
+    assert "did not rise" in sunk.notices[0].text
+
+
+def test_missing_values_are_dashes():
+    empty = Content("runs/empty", {}, [], [], [], {}, "utility", None, {})
+    text = Elements(page(empty)).text
+    assert "–" in text
+    assert "nan" not in text.lower()
+    nan = math.nan
+    pairs = [replace(pair, utility_base=nan) for pair in compared()]
+    holes = replace(
+        content(pairs),
+        metrics=[{"step": 0, "reward": nan, "kl": nan}, {"reward": 1.0}, {"step": 2, "reward": 1.0, "loss": math.inf}],
+        evaluations=[{"step": 0}, {"step": 5, "diversity": nan, "sharpness": None}],
+        scores={"reward": ([nan] * 12, [0.1] * 12), "utility": ([nan] * 12, [None] * 12), "sharpness": ([], [0.1])},
+        reward_card={"held_out_accuracy": nan, "threshold": None},
+        run={"config": None, "commit": None},
+    )
+    holed = Elements(page(holes)).text
+    assert not re.search(r"\b(nan|inf|None)\b", holed)
+    assert "Best change" not in holed
+    assert "Every prompt, unselected" in holed
+
+
+def test_the_same_content_gives_the_same_bytes():
+    assert page(content()) == page(content())
+
+
+def test_the_gallery_shows_best_median_and_worst_and_says_so():
+    pairs = compared(per_prompt=20)
+    found = gallery(content(pairs))
+    assert found is not None
+    best, median, worst, plain = found.groups
+    assert best.cards[0].utility_tuned == max(pair.utility_tuned for pair in pairs)
+    assert worst.cards[0].utility_tuned == min(pair.utility_tuned for pair in pairs)
+    changes = sorted(pair.utility_tuned for pair in pairs)
+    assert changes[27] <= median.cards[0].utility_tuned <= changes[32]
+    assert [card.seed for card in plain.cards] == [0, 1, 2, 3] * 3
+    assert plain.how == "The first 4 pairs of every prompt, in the order they were drawn."
+    assert found.pixelated
+    assert found.slot % 16 == 0
+    assert plain.cards[0].base.startswith("data:image/png;base64,")
+
+
+def test_the_gallery_keeps_to_its_number_of_pictures():
+    image = torch.zeros(3, 4, 4)
+    pairs = [Compared(f"prompt {i}", 0, image, image, 0.0, i / 200) for i in range(200)]
+    found = gallery(content(pairs))
+    assert found is not None
+    assert sum(2 * len(group.cards) for group in found.groups) <= MAX_PICTURES
+    assert "the first 116 of 200 prompts" in found.groups[-1].how
+
+
+def test_large_pictures_are_webp_and_smooth():
+    image = torch.rand(3, 300, 700)
+    found = gallery(content([Compared("p", 0, image, image, 0.0, 1.0)]))
+    assert found is not None
+    assert not found.pixelated
+    assert found.groups[0].cards[0].base.startswith("data:image/webp;base64,")
+
+
+def test_long_runs_are_thinned_and_say_so():
+    given = content(metrics=[{"step": i, "reward": 0.001 * i} for i in range(5000)])
+    assert "400 of 5000 steps, evenly chosen." in Elements(page(given)).text
+
+
+def test_numbers_in_words():
+    assert [number(x) for x in (0.5, 1234.5, 0.00001, 0, None, math.nan)] == [
+        "0.500",
+        "1,234",
+        "1.00e−05",
+        "0.00",
+        "–",
+        "–",
+    ]
+    assert [signed(x, 2) for x in (0.1, -0.1, 0.001, -0.001, None)] == ["+0.10", "−0.10", "0.00", "0.00", "–"]
+    assert (percent_range(0.81, 0.92), percent_range(None, 1)) == ("81–92", "–")
+    assert [duration(x) for x in (4.21, 151, 3720)] == [
+        f"4.2{SPACE}s",
+        f"2{SPACE}min 31{SPACE}s",
+        f"1{SPACE}h 2{SPACE}min",
+    ]
+
+
+def chromium(page_path: Path, profile: Path) -> tuple[str, str]:
+    """Return the DOM after the page's scripts ran, and the console's messages."""
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"]
+    done = subprocess.run([*command, "--dump-dom", page_path.as_uri()], capture_output=True, text=True, timeout=120)
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_in_a_browser_nothing_complains_and_b_flips(tmp_path):
+    whole = page(content(compared(prompts=(HOSTILE, "plain"))))
+    quiet = tmp_path / "quiet.html"
+    quiet.write_text(whole, encoding="utf-8")
+    dom, console = chromium(quiet, tmp_path / "profile")
+    assert console == ""
+    assert 'id="flip" aria-describedby="flip-hint">' in dom  # the script ran: the button is no longer hidden
+
+    pressed = "dispatchEvent(new KeyboardEvent('keydown', {key: 'b'})); console.error('heard');"
+    without_policy = re.sub(r"<meta http-equiv[^>]*>", "", whole)
+    (tmp_path / "held.html").write_text(f"{without_policy}<script>{pressed}</script>", encoding="utf-8")
+    dom, console = chromium(tmp_path / "held.html", tmp_path / "profile")
+    assert "heard" in console
+    assert '<html lang="en" class="flipped">' in dom
+    assert dom.count('class="over"') == len(re.findall('class="pair"', dom))
