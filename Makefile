@@ -18,7 +18,12 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	@scripts/demo.sh
+	@$(BIN)/rlhf-images pretrain configs/digits/pretrain.yaml
+	@$(BIN)/rlhf-images generate configs/digits/generate.yaml
+	@$(BIN)/rlhf-images label runs/demo/pairs --scripted bold --noise 0.1
+	@$(BIN)/rlhf-images train-reward configs/digits/reward.yaml
+	@$(BIN)/accelerate launch --quiet scripts/finetune.py configs/digits/finetune.yaml
+	@$(BIN)/rlhf-images evaluate runs/demo
 
 test: setup
 	@$(BIN)/python -m pytest

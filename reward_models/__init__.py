@@ -37,9 +37,9 @@ REWARDS: dict[str, Callable[[], Reward]] = {
 def load(spec: str) -> Reward:
     """Return the reward that ``spec`` names.
 
-    ``spec`` is a name of `REWARDS`, a folder written by ``train-reward``, or ``package.module:attribute`` of a file that
-    can be imported, from the current directory too: a `Reward`, a class or function without arguments that gives one,
-    or a function ``(images (B, 3, H, W), prompts) -> (B,)``.
+    ``spec`` is a name of `REWARDS`, a folder written by ``train-reward``, or ``package.module:attribute`` of a file
+    that can be imported, from the current directory too: a `Reward`, a class or a function without arguments that gives
+    one, or a function ``(images (B, 3, H, W), prompts) -> (B,)``.
     """
     if spec in REWARDS:
         return REWARDS[spec]()

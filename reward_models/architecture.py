@@ -1,4 +1,4 @@
-"""The two towers: any open_clip architecture, small ones written out in a config, big ones with the weights of a folder."""
+"""The two towers: any open_clip architecture, a small one from the config or a big one with weights from a folder."""
 
 import json
 from copy import deepcopy
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import open_clip
+import open_clip  # type: ignore[import-untyped,unused-ignore]
 import torch
-from open_clip.factory import load_checkpoint
+from open_clip.factory import load_checkpoint  # type: ignore[import-untyped,unused-ignore]
 from torch import nn
 
 from rlhf_images.errors import BadInput
@@ -67,11 +67,8 @@ def built(architecture: Architecture) -> nn.Module:
 
 def tokens(prompts: list[str], architecture: Architecture) -> torch.Tensor:
     """Return the tokens of ``prompts`` ``(B, context_length)``; what is longer is cut off, as in every CLIP."""
-    return _tokenizer()(prompts, context_length=architecture["text_cfg"].get("context_length", 77))
-
-
-def _tokenizer() -> Any:
-    return open_clip.tokenizer._tokenizer  # the one that open_clip has already read its vocabulary for
+    found: torch.Tensor = open_clip.tokenize(prompts, architecture["text_cfg"].get("context_length", 77))
+    return found
 
 
 def _from_folder(folder: Path) -> Towers:

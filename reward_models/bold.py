@@ -41,6 +41,6 @@ class Bold(Reward):
 @cache
 def _reader() -> Any:
     """Return a logistic regression on the pixels of the even-numbered scans."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped,unused-ignore]
 
     return LogisticRegression(max_iter=1000).fit(*scans(0))

@@ -34,7 +34,7 @@ class BradleyTerryConfig:
     """Pairs a step."""
     lr: Positive = 0.05
     """Peak learning rate of the head."""
-    ridge: Weight = 2.0
+    ridge: Weight = 4.0
     """Strength of the prior on the head, in pairs: more is more cautious. With few or noisy votes raise it."""
     tower_lr: Weight = 0.0
     """Peak learning rate of the image tower; 0 leaves it as it is, which a few hundred pairs are better with."""
@@ -59,15 +59,15 @@ class Agreement:
 
 
 def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: BradleyTerryConfig, seed: int) -> None:
-    """Fit the head of ``model`` (and its image tower, if asked) to the pairs ``train`` of ``data``, by TRL's trainer."""
+    """Fit the head of ``model``, and its image tower if asked, to the pairs ``train`` of ``data`` by TRL's trainer."""
     from transformers.trainer_callback import PrinterCallback
 
-    from .trl_trainer import Collator, PicturePairs, Progress, Scorer, arguments, dummies, vocabulary
+    from . import trl_trainer as trl
 
     network = model.network
     texts = model.texts(data.prompts).cpu()
     shown = data.shown(train)
-    network.standardise([part.to(model.device) for part in data.pictures[shown].split(256)])
+    network.standardise([part.to(model.device) for part in torch.split(data.pictures[shown], 256)])
     network.head.requires_grad_(True)
     groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
     if config.tower_lr:
@@ -77,28 +77,29 @@ def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: B
     else:
         inputs = {"evidence": _evidence(model, data)}
     batch = min(config.batch, len(train))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = PicturePairs(
-            model=Scorer(network),
-            args=arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
-            train_dataset=dummies(train),
-            processing_class=vocabulary(),
-            data_collator=Collator(data, inputs),
+    with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
+        trainer = trl.PicturePairs(
+            model=trl.Scorer(network),
+            args=trl.arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
+            train_dataset=trl.dummies(train),
+            processing_class=trl.vocabulary(),
+            data_collator=trl.Collator(data, inputs),
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
-            callbacks=[Progress(config.epochs * -(-len(train) // batch))],
+            callbacks=[trl.Progress(config.epochs * -(-len(train) // batch))],
             ridge=config.ridge / len(train),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     network.eval().requires_grad_(False)
     with torch.no_grad():
-        network.bias -= scores(model, data)[shown].mean()
+        network.bias.sub_(scores(model, data)[shown].mean())
 
 
 @torch.no_grad()
 def scores(model: PreferenceModel, data: Comparisons) -> Tensor:
     """Return the score of every picture of ``data`` ``(N,)``."""
-    return model.network(_evidence(model, data).to(model.device)).cpu()
+    score: Tensor = model.network(_evidence(model, data).to(model.device))
+    return score.cpu()
 
 
 def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray[np.int64], seed: int) -> Agreement:
@@ -114,9 +115,7 @@ def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray
     return Agreement(round(float(correct.mean()), 6), interval, round(nll, 6), int(decided.sum()))
 
 
-def clustered_interval(
-    values: NDArray[np.floating], group: NDArray[np.int64], seed: int
-) -> tuple[float, float]:
+def clustered_interval(values: NDArray[np.floating], group: NDArray[np.int64], seed: int) -> tuple[float, float]:
     """Return the 95 % percentile interval of the mean of ``values (P,)``, resampling whole groups `RESAMPLES` times."""
     _, number = np.unique(group, return_inverse=True)
     total, count = np.bincount(number, values), np.bincount(number)
@@ -128,5 +127,5 @@ def clustered_interval(
 @torch.no_grad()
 def _evidence(model: PreferenceModel, data: Comparisons) -> Tensor:
     texts = model.texts(data.prompts)
-    parts = zip(data.pictures.split(256), texts.split(256), strict=True)
+    parts = zip(torch.split(data.pictures, 256), torch.split(texts, 256), strict=True)
     return torch.cat([model.network.evidence(pixels.to(model.device), text).cpu() for pixels, text in parts])

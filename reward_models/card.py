@@ -59,18 +59,20 @@ def alarm(score_std: float, train_nll: float) -> str | None:
     if score_std < 1e-4:
         return f"dead head: the scores of the training pictures differ by only {score_std:.1e}; do not use this model"
     if abs(train_nll - math.log(2)) < 1e-3:
-        return f"dead head: the loss on the training pairs is {train_nll:.4f}, as of a guess (ln 2); do not use this model"
+        return f"dead head: the loss on the training pairs is a guess's, {train_nll:.4f} (ln 2); do not use this model"
     return None
 
 
 def verdict(card: Card) -> str:
     """Return the outcome in one line of plain language."""
     if card.held_out_accuracy is None or card.held_out_accuracy_ci is None:
-        return f"Trained on {card.pairs_train} pairs; too few or too connected to hold some out, so its accuracy is unknown."
+        return f"Trained on {card.pairs_train} pairs; no decided pair could be held out, so its accuracy is unknown."
     low, high = card.held_out_accuracy_ci
-    said = f"The reward model agrees with {card.held_out_accuracy:.0%} of the held-out votes (95 %: {low:.0%} to {high:.0%}"
     best = f"; the best possible is {card.ceiling:.0%}" if card.ceiling is not None else ""
-    return f"{said}; {card.pairs_held_out} pairs, after {card.pairs_train} to learn from{best})."
+    return (
+        f"The reward model agrees with {card.held_out_accuracy:.0%} of the held-out votes (95 %: {low:.0%} to"
+        f" {high:.0%}; {card.pairs_held_out} pairs, after {card.pairs_train} to learn from{best})."
+    )
 
 
 def as_markdown(card: Card) -> str:
@@ -82,7 +84,8 @@ def as_markdown(card: Card) -> str:
         ("Accuracy ÷ ceiling", _percent(card.accuracy_of_ceiling)),
         ("Held-out log-loss, nats (a guess: 0.693)", "–" if card.nll is None else f"{card.nll:.3f}"),
         ("Accuracy, log-loss on the training pairs", f"{_percent(card.train_accuracy)}, {card.train_nll:.3f}"),
-        ("Pairs to train, held out, of these tied", f"{card.pairs_train}, {card.pairs_held_out}, {card.pairs_held_out_tied}"),
+        ("Pairs to train on", str(card.pairs_train)),
+        ("Pairs held out, of these tied", f"{card.pairs_held_out}, {card.pairs_held_out_tied}"),
         ("Standard deviation of the scores, log-odds", f"{card.score_std:.2f}"),
     ]
     if card.recognise:

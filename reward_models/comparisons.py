@@ -8,8 +8,8 @@ from typing import Literal, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array  # type: ignore[import-untyped,unused-ignore]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from rlhf_images.preferences.pairs import LabelledPair, Pairs
@@ -38,7 +38,8 @@ class Comparisons:
 
     def shown(self, pairs: list[int]) -> Tensor:
         """Return which pictures occur in ``pairs``, each once."""
-        return torch.unique(torch.cat([self.left[pairs], self.right[pairs]]))
+        found: Tensor = torch.unique(torch.cat([self.left[pairs], self.right[pairs]]))
+        return found
 
 
 def compared(pairs: Pairs, labelled: Sequence[LabelledPair], preprocessing: Preprocessing) -> Comparisons:

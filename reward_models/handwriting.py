@@ -15,7 +15,7 @@ SIZE = 16
 
 
 def scans(first: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return every second real scan from number ``first`` on: grey pixels ``(N, 256)`` in [0, 1] and labels ``(N,)``."""
+    """Return every second real scan from number ``first`` on: pixels ``(N, 256)`` in [0, 1] and labels ``(N,)``."""
     images, labels = digits(SIZE)
     return pixels(images[first::2]), labels[first::2].numpy()
 

@@ -28,6 +28,6 @@ class Legibility(Reward):
 
 @cache
 def _judge() -> Any:
-    from sklearn.svm import SVC
+    from sklearn.svm import SVC  # type: ignore[import-untyped,unused-ignore]
 
     return SVC().fit(*scans(1))

@@ -3,13 +3,13 @@
     score = head · [features, cosine, statistics] + bias
 
     features    (E,)  the normalised image embedding, centred, of total variance 1 over the training pictures
-    cosine      ()    how well the picture fits its prompt, times `COSINE_SCALE`
+    cosine      ()    how well the picture fits its prompt, in [-1, 1]
     statistics  (4,)  brightness, contrast, sharpness and saturation, which CLIP's features hardly tell, in standard
                       deviations of the training pictures, bent so that far outside them more of one counts no more
 
-The head starts as the cosine alone, which is CLIP's own opinion, and a few hundred votes teach it the rest: a linear
-head learns from as many votes as it has numbers. The statistics are the biases people are known to have. Here they
-stand in the open: the card lists their weights. A difference of scores is in log-odds; 0 is the average picture.
+The head starts as `PRIOR_COSINE` times the cosine, which is CLIP's own opinion, and is taught the rest by votes; a
+linear one needs only hundreds. The statistics are what people's taste is known to lean on. Here that stands in the
+open: the card lists their weights. A difference of scores is in log-odds; 0 is the average training picture.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ from rlhf_images.files import write_atomically, write_json
 from rlhf_images.reward import Reward, Scores
 
 from .architecture import Architecture, Towers, built, new_towers, tokens
-from .preprocess import Preprocessing
+from .preprocess import FIT, Preprocessing
 
 STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
-COSINE_SCALE = 5.0
-"""Log-odds by which a picture that fits its prompt (cosine 1) beats one that has nothing to do with it (0), a priori."""
+PRIOR_COSINE = 5.0
+"""Log-odds, a priori, by which a picture that fits its prompt (cosine 1) beats one that has nothing to do with it."""
 RANGE = 3.0
 """Standard deviations of the training pictures at which a statistic levels off: no vote was cast out there."""
 FORMAT = "rlhf-images preference model 1"
@@ -53,6 +53,13 @@ def statistics(pixels: Tensor) -> Tensor:
 class Network(nn.Module):
     """The towers, the scales of the evidence, and the head."""
 
+    clip: Any
+    feature_mean: Tensor
+    feature_scale: Tensor
+    statistic_mean: Tensor
+    statistic_scale: Tensor
+    prior: Tensor
+
     def __init__(self, towers: Towers) -> None:
         super().__init__()
         self.clip, self.preprocessing = towers.clip, towers.preprocessing
@@ -62,7 +69,7 @@ class Network(nn.Module):
         self.register_buffer("statistic_mean", torch.zeros(len(STATISTICS)))
         self.register_buffer("statistic_scale", torch.ones(len(STATISTICS)))
         prior = torch.zeros(embed + 1 + len(STATISTICS))
-        prior[embed] = 1
+        prior[embed] = PRIOR_COSINE
         self.register_buffer("prior", prior)
         self.head = nn.Parameter(prior.clone())
         self.bias = nn.Parameter(torch.zeros(()))
@@ -72,12 +79,12 @@ class Network(nn.Module):
         return evidence @ self.head + self.bias
 
     def evidence(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        """Return what speaks for pictures ``pixels (B, 3, S, S)`` in [0, 1] with prompts ``texts (B, E)``: ``(B, D)``."""
+        """Return what speaks for ``pixels (B, 3, S, S)`` in [0, 1] with prompts as ``texts (B, E)``: ``(B, D)``."""
         features = normalize(self.clip.encode_image(self.preprocessing.normalised(pixels)), dim=-1)
         cosine = (features * texts).sum(-1, keepdim=True)
         deviation = (statistics(pixels) - self.statistic_mean) / self.statistic_scale
         centred = (features - self.feature_mean) / self.feature_scale
-        return torch.cat([centred, COSINE_SCALE * cosine, RANGE * torch.tanh(deviation / RANGE)], 1)
+        return torch.cat([centred, cosine, RANGE * torch.tanh(deviation / RANGE)], 1)
 
     @torch.no_grad()
     def standardise(self, batches: Sequence[Tensor]) -> None:
@@ -87,7 +94,7 @@ class Network(nn.Module):
         self.feature_mean.copy_(features.mean(0))
         self.feature_scale.copy_((features - features.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-6))
         self.statistic_mean.copy_(found.mean(0))
-        self.statistic_scale.copy_(found.std(0, correction=0).clamp(min=1e-3))  # grey pictures have no saturation at all
+        self.statistic_scale.copy_(found.std(0, correction=0).clamp(min=1e-3))  # grey pictures have no saturation
 
 
 @final
@@ -148,10 +155,10 @@ class PreferenceModel(Reward):
     def tastes(self) -> dict[str, float]:
         """Return the log-odds of one unit of cosine and of one standard deviation of each statistic, by name."""
         cosine, *rest = self.network.head.detach().cpu()[-1 - len(STATISTICS) :].tolist()
-        return {"cosine": COSINE_SCALE * cosine, **dict(zip(STATISTICS, rest, strict=True))}
+        return {"cosine": cosine, **dict(zip(STATISTICS, rest, strict=True))}
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights as safetensors, then `reward.json`, which names them by hash: what is half written is refused."""
+        """Write the weights as safetensors, then `reward.json` with their hash: half a model is never taken for one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()})
@@ -161,7 +168,7 @@ class PreferenceModel(Reward):
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "architecture": self.architecture,
             "preprocessing": {
-                "fit": "centre crop, bicubic with antialias",
+                "fit": FIT,
                 "size": self.preprocessing.size,
                 "mean": list(self.preprocessing.mean),
                 "std": list(self.preprocessing.std),
@@ -181,6 +188,8 @@ class PreferenceModel(Reward):
                 if hashlib.file_digest(file, "sha256").hexdigest() != description["weights_sha256"]:
                     raise ValueError("they are not the ones of reward.json")
             preprocessing = description["preprocessing"]
+            if preprocessing["fit"] != FIT:
+                raise ValueError(f"its preprocessing is '{preprocessing['fit']}', which is not known here")
             mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
             prepared = Preprocessing(int(preprocessing["size"]), mean, std)
             clip = built(description["architecture"])

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+FIT = "centre crop, bicubic with antialias"
+"""How `Preprocessing.fitted` brings a picture to size; a model that was trained on another way is not ours."""
+
 
 @final
 @dataclass(frozen=True)
 class Preprocessing:
-    """A centred square of ``size`` pixels, then ``(pixel - mean) / std`` per channel. A part of the reward, kept with it."""
+    """A centred square of ``size`` pixels, then ``(pixel - mean) / std`` per channel. It is saved with the reward."""
 
     size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -38,5 +41,5 @@ class Preprocessing:
 
 
 def straight_through_clamp(pixels: Tensor) -> Tensor:
-    """Return ``pixels`` clamped to [0, 1] with the gradient of the identity: a hard clamp's is 0 in every black pixel."""
+    """Return ``pixels`` clamped to [0, 1] with the gradient of the identity, where a hard clamp's would be 0."""
     return pixels + (pixels.clamp(0, 1) - pixels).detach()

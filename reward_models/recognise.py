@@ -33,7 +33,7 @@ class RecogniseConfig:
     """Captioned pictures: ``digits``, a folder with metadata.jsonl, a parquet file, or a data set of the hub."""
     steps: Count = 250
     """Optimiser steps."""
-    batch: Count = 128
+    batch: Count = 96
     """Pictures a step. More of them are more wrong captions to tell apart."""
     lr: Positive = 2e-3
     """Peak learning rate: a tenth of the steps to warm up, then a cosine down to 0."""
@@ -48,7 +48,7 @@ class Recognised:
 
     pictures: int
     captions: int
-    held_out_accuracy: float
+    held_out_accuracy: float | None
 
 
 def recognise(model: PreferenceModel, config: RecogniseConfig, seed: int) -> Recognised:
@@ -64,8 +64,8 @@ def recognise(model: PreferenceModel, config: RecogniseConfig, seed: int) -> Rec
     texts = tokens(captions, model.architecture)
     _train(model, found.images[train], caption[train], texts, config, seed)
     model.forget_texts()
-    accuracy = _accuracy(model, found.images[held_out], caption[held_out], captions) if kept_aside else float("nan")
-    return Recognised(len(caption), len(captions), round(accuracy, 4))
+    accuracy = _accuracy(model, found.images[held_out], caption[held_out], captions) if kept_aside else None
+    return Recognised(len(caption), len(captions), accuracy)
 
 
 def contrastive_loss(similarity: Tensor, same: Tensor) -> Tensor:
@@ -87,16 +87,16 @@ def _train(
     for step in progress(range(config.steps), "learning to recognise", config.steps):
         generator = Randomness(seed, step).generator("recognise")
         drawn = torch.randint(len(images), (config.batch,), generator=generator)
-        present, position = caption[drawn].unique(return_inverse=True)
+        present, position = torch.unique(caption[drawn], return_inverse=True)
         pixels = shifted(images[drawn], generator).to(model.device)
         features = normalize(clip.encode_image(model.preprocessing.normalised(pixels)), dim=-1)
         named = normalize(clip.encode_text(texts[present].to(model.device)), dim=-1)[position.to(model.device)]
         same = (position[:, None] == position[None]).to(model.device)
         loss = contrastive_loss(clip.logit_scale.exp().clamp(max=100) * features @ named.T, same)
         if not torch.isfinite(loss):
-            raise NonFinite(f"train-reward: the loss of 'recognise' is {loss.item()} at step {step}; lower recognise.lr")
+            raise NonFinite(f"train-reward: the loss of 'recognise' is {loss.item()} at step {step}; lower its lr")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         optimizer.step()
         schedule.step()
     clip.eval().requires_grad_(False)
@@ -113,10 +113,10 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def _accuracy(model: PreferenceModel, images: Tensor, caption: Tensor, captions: list[str]) -> float:
     """Return the share of ``images`` whose own caption fits best among those of all of them."""
-    present, position = caption.unique(return_inverse=True)
+    present, position = torch.unique(caption, return_inverse=True)
     named = model.texts([captions[number] for number in present.tolist()])
     guesses = []
-    for part in images.split(256):
+    for part in torch.split(images, 256):
         pixels = model.preprocessing.normalised(part.to(model.device))
         guesses.append((normalize(model.network.clip.encode_image(pixels), dim=-1) @ named.T).argmax(1).cpu())
-    return (torch.cat(guesses) == position).float().mean().item()
+    return round(float((torch.cat(guesses) == position).float().mean()), 4)

@@ -1,4 +1,4 @@
-"""The stage ``train-reward``: a folder of labelled pairs becomes a reward model, with a card that says how good it is."""
+"""The stage ``train-reward``: a folder of labelled pairs becomes a reward model and a card that says how good it is."""
 
 import json
 import random
@@ -25,7 +25,7 @@ from .recognise import RecogniseConfig, recognise
 
 SMALL: dict[str, Any] = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "layers": 3, "head_width": 32, "pool_type": "avg"},
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 48, "layers": 3, "head_width": 24, "pool_type": "avg"},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 """Two towers for pictures of 16×16 pixels, with open_clip's vocabulary."""
@@ -44,7 +44,7 @@ class TrainRewardConfig:
     seed: NonNegative = 0
     """Seed of the split, the weights and the order of the pairs."""
     architecture: dict[str, Any] | str = field(default_factory=lambda: SMALL)
-    """open_clip's description of two towers, the name of one of its own, or ``local-dir:`` and a folder with weights."""
+    """Two towers in open_clip's own words, the name of one of its models, or ``local-dir:`` and a folder of weights."""
     recognise: RecogniseConfig | None = field(default_factory=RecogniseConfig)
     """What the towers learn first, from captioned pictures; null where they come with weights."""
     bradley_terry: BradleyTerryConfig = field(default_factory=BradleyTerryConfig)
@@ -52,7 +52,7 @@ class TrainRewardConfig:
 
 
 def train_reward(config: TrainRewardConfig) -> None:
-    """Run the stage: read the votes, train, measure on pairs held out, write the model and its card to ``config.out``."""
+    """Run the stage: read the votes, train, measure on pairs held out, write the model and its card to ``out``."""
     run = Run("train_reward", config, config.out)
     if run.finished:
         say(f"{config.out}: the reward model is already trained; nothing to do")

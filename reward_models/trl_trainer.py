@@ -5,10 +5,12 @@ do, and a batch with the first of each pair before the second of each. Token ids
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
-from datasets import Dataset
+from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped,unused-ignore]
+from datasets import Dataset  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -17,12 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
-from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from rlhf_images.errors import NonFinite
 from rlhf_images.progress import progress
@@ -32,7 +32,7 @@ from .preference import Network
 
 
 @final
-class PicturePairs(RewardTrainer):  # type: ignore[misc]  # TRL is untyped
+class PicturePairs(RewardTrainer):
     """RewardTrainer with soft labels and a ridge: the two things that it has no option for."""
 
     def __init__(self, *, ridge: float, **options: Any) -> None:
@@ -60,21 +60,24 @@ class PicturePairs(RewardTrainer):  # type: ignore[misc]  # TRL is untyped
 
 
 @final
-class Scorer(PreTrainedModel):  # type: ignore[misc]
+class Scorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
     """The network as TRL wants to see it."""
 
     config_class = PreTrainedConfig
 
     def __init__(self, network: Network) -> None:
-        super().__init__(PreTrainedConfig(num_labels=1))
+        config = PreTrainedConfig()
+        config.num_labels = 1
+        super().__init__(config)
         self.network = network
 
     def forward(
         self, evidence: Tensor | None = None, pixels: Tensor | None = None, texts: Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Return the scores ``(2B, 1)`` of ready ``evidence``, or of ``pixels`` with ``texts`` where the towers learn."""
+        """Return the scores ``(2B, 1)`` of ready ``evidence``, or of ``pixels`` and ``texts`` if the tower learns."""
         if evidence is None:
-            assert pixels is not None and texts is not None
+            assert pixels is not None
+            assert texts is not None
             evidence = self.network.evidence(pixels, texts)
         return SequenceClassifierOutput(logits=self.network(evidence)[:, None])
 
@@ -96,18 +99,34 @@ class Collator:
 
 
 @final
-class Progress(TrainerCallback):  # type: ignore[misc]
+class Progress(TrainerCallback):
     """Our progress in place of the trainer's."""
 
     def __init__(self, steps: int) -> None:
         self.bar: Iterator[int] = iter(progress(range(steps), "learning from votes", steps))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Begin with the first step."""
+        next(self.bar)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         """Count a step."""
-        del args, state, control, rest
         next(self.bar, None)
+
+
+@contextmanager
+def own_accelerate_state() -> Iterator[None]:
+    """Let a trainer choose device and precision for itself: accelerate keeps both for the whole process, for ever."""
+    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in states]
+    for state in states:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, kept in zip(states, before, strict=True):
+            state.clear()
+            state.update(kept)
 
 
 def dummies(pairs: list[int]) -> Dataset:
@@ -118,7 +137,8 @@ def dummies(pairs: list[int]) -> Dataset:
 
 def vocabulary() -> PreTrainedTokenizerFast:
     """Return the smallest tokenizer that TRL accepts."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"-": 0}, "-")), pad_token="-")
+    words = Tokenizer(models.WordLevel({"-": 0}, "-"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="-")  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def arguments(folder: str, *, seed: int, batch: int, epochs: int, lr: float) -> RewardConfig:
@@ -132,7 +152,7 @@ def arguments(folder: str, *, seed: int, batch: int, epochs: int, lr: float) -> 
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=None,  # type: ignore[arg-type,unused-ignore]  # False warns: the name is deprecated
         max_length=None,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -30,7 +30,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     """Write the checkpoint of ``step`` finished steps and return its folder. What was there stays until it stands."""
     final = folder / f"step_{step:08d}"
     staged = folder / f".staged_{step:08d}.{os.getpid()}"
-    shutil.rmtree(staged, ignore_errors=True)
+    for left_by_a_crash in folder.glob(".staged_*"):
+        shutil.rmtree(left_by_a_crash, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
         contents = {
@@ -47,8 +48,11 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
         sync_folder(folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    for old in sorted(folder.glob("step_*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    others = sorted(path for path in folder.glob("step_*") if path != final)
+    older = [path for path in others if path.name < final.name]  # a newer one is damaged, or the run had begun there
+    for path in others:
+        if path not in older[1 - KEPT :]:
+            shutil.rmtree(path, ignore_errors=True)
     return final
 
 

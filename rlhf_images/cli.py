@@ -1,6 +1,7 @@
 """The command line: one stage a command, and the one roof over both packages. Mistakes end in one line and an exit code."""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -35,15 +36,24 @@ def run(arguments: Sequence[str]) -> int:
     try:
         options.run(options)
     except Stop as stop:
-        if is_main():
-            print(f"rlhf-images: {stop}", file=sys.stderr)  # noqa: T201
+        _tell(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _tell(f"{error}; what was saved before is whole: make room, and the same command continues")
+        return 1
     return 0
+
+
+def _tell(text: str) -> None:
+    if is_main():
+        print("rlhf-images:", " ".join(text.split()), file=sys.stderr)  # noqa: T201
 
 
 def parser() -> argparse.ArgumentParser:

@@ -55,10 +55,12 @@ def captioned(source: str, size: int) -> Captioned:
     a folder written by ``Dataset.save_to_disk``, or the name of a data set on the hub. A corrupt picture is set aside.
     """
     if source == "digits":
-        images, labels = digits(size)
-        return Captioned(images, [DIGIT_CAPTIONS[i] for i in labels.tolist()], [])
+        scans, labels = digits(size)
+        return Captioned(scans, [DIGIT_CAPTIONS[i] for i in labels.tolist()], [])
     rows = _rows(source)
-    images, captions, set_aside = [], [], []
+    images: list[Tensor] = []
+    captions: list[str] = []
+    set_aside: list[tuple[str, str]] = []
     for number, row in enumerate(rows):
         image = row["image"] or {"path": None, "bytes": None}
         name = str(image["path"] or f"row {number}")

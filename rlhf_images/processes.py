@@ -12,13 +12,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-
 @final
 class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
 
     def __init__(self) -> None:
         self.accelerator = Accelerator(mixed_precision="no")
+        if self.count == 1 and self.device.type == "cpu" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+            # `accelerate launch` allows a lone CPU process one thread unless told otherwise: half a laptop or less
+            torch.set_num_threads(max(torch.get_num_threads(), _cores()))
         self._parent = os.getppid()
 
     @property
@@ -88,3 +90,8 @@ class Processes:
     def orphaned(self) -> bool:
         """Return whether the launcher is gone: a signal that only it received would otherwise leave us running."""
         return os.getppid() != self._parent
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -47,7 +47,9 @@ class Run:
                 raise BadInput(
                     f"{out}: already holds another run ({'; '.join(changed[:4])}); choose another 'out' or remove that folder"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise BadInput(f"{out}: is a file; choose another 'out'")
+        elif self.folder.is_dir() and any(not path.name.startswith(".run.json.") for path in self.folder.iterdir()):
             raise BadInput(f"{out}: is not empty and holds no run of ours; choose another 'out'")
         else:
             self.record = {"stage": stage, "config": config_values, "seconds": 0.0, "finished": False}
@@ -73,7 +75,10 @@ class Run:
         }
         self.record |= {"finished": finished, **result}
         if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(f"{self.folder}: cannot be made ({error.strerror}); choose another 'out'") from None
             write_json(self.path, self.record)
 
 
@@ -84,7 +89,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: no readable run record ({error})") from None
-    if not isinstance(record, dict) or not {"stage", "config", "seconds", "finished"} <= record.keys():
+    kinds = {"stage": str, "config": dict, "seconds": float | int, "finished": bool}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise BadInput(f"{path}: not a run record of ours")
     return record
 

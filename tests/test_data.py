@@ -119,6 +119,15 @@ def test_a_bomb_is_refused_before_its_pixels_exist():
         decode(bomb(8_000, 8_001))
 
 
+def dealt_with(data: bytes) -> str:
+    """Return "fine" for a picture and for a proper refusal alike; anything else that is raised goes through."""
+    try:
+        return "fine" if decode(data, 8).shape == (3, 8, 8) else "misshapen"
+    except ValueError as error:
+        reason = str(error)
+        return "fine" if reason and "\n" not in reason and "0x" not in reason else reason
+
+
 def test_broken_bytes_are_a_value_error_with_one_line_and_nothing_else():
     picture = Image.effect_noise((24, 24), 90).convert("RGBA")
     rng = random.Random(0)
@@ -128,13 +137,7 @@ def test_broken_bytes_are_a_value_error_with_one_line_and_nothing_else():
             data = bytearray(whole[: rng.randrange(1, len(whole))] if rng.random() < 0.3 else whole)
             for _ in range(rng.randint(1, 6)):
                 data[rng.randrange(min(len(data), 90))] = rng.randrange(256)
-            try:
-                image = decode(bytes(data), 8)
-            except ValueError as error:
-                assert str(error)
-                assert "\n" not in str(error)
-            else:
-                assert image.shape == (3, 8, 8)
+            assert dealt_with(bytes(data)) == "fine", bytes(data)
 
 
 def test_postscript_is_never_given_to_its_interpreter():

@@ -13,10 +13,10 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, TypeVar, final, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ..files import write_atomically
 
 Choice = Literal["left", "right", "tie", "both_bad"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+Row = TypeVar("Row", "Picture", "PreferencePair")
 
 
 @final
@@ -78,8 +79,8 @@ class Pairs:
         self.folder = Path(folder)
         if not (self.folder / "pairs.jsonl").is_file():
             raise BadInput(f"{folder}: no pairs in it (no pairs.jsonl); make some with 'rlhf-images generate'")
-        self.pairs = [PreferencePair(**row) for row in _lines(self.folder / "pairs.jsonl")]
-        self.pictures = {row["id"]: Picture(**row) for row in _lines(self.folder / "pictures.jsonl")}
+        self.pairs = _read(self.folder / "pairs.jsonl", PreferencePair)
+        self.pictures = {picture.id: picture for picture in _read(self.folder / "pictures.jsonl", Picture)}
         if not self.pairs:
             raise BadInput(f"{folder}: its pairs.jsonl is empty; make some pairs with 'rlhf-images generate'")
 
@@ -106,32 +107,37 @@ class Pairs:
             if hashlib.sha256(data).hexdigest() != picture_id:
                 raise ValueError("its bytes are not those of its name")
             return decode(data)
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
     def vote(self, annotator: str, votes: Sequence[tuple[str, Choice]]) -> int:
         """Store ``(pair id, choice)`` votes, all or none, on disk when this returns; return how many were new.
 
-        An event's id is a function of annotator, pair and choice's turn, so that sending a batch twice stores it once.
+        A vote that repeats the annotator's newest on its pair is not new, so that sending a batch twice stores it once.
         """
         known = {pair.pair for pair in self.pairs}
         for pair, choice in votes:
             if pair not in known or choice not in CHOICES:
                 raise BadInput(f"{self.folder}: no pair '{pair}' or no choice '{choice}'")
-        rows = [
-            (str(uuid.uuid5(uuid.NAMESPACE_OID, f"{annotator}/{pair}")), "vote", pair, annotator, choice, time.time())
-            for pair, choice in votes
-        ]
-        with closing(self._database()) as database, database:
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
             before = database.total_changes
-            database.executemany(
-                "INSERT OR IGNORE INTO events (id, type, pair, annotator, choice, at) VALUES (?, ?, ?, ?, ?, ?)", rows
-            )
+            for pair, choice in votes:
+                newest = database.execute(
+                    "SELECT choice FROM events WHERE type = 'vote' AND pair = ? AND annotator = ?"
+                    " ORDER BY number DESC LIMIT 1",
+                    (pair, annotator),
+                ).fetchone()
+                if newest != (choice,):
+                    database.execute(
+                        "INSERT INTO events (id, type, pair, annotator, choice, at) VALUES (?, 'vote', ?, ?, ?, ?)",
+                        (str(uuid.uuid4()), pair, annotator, choice, time.time()),
+                    )
             return database.total_changes - before
 
     def voted(self, annotator: str) -> set[str]:
         """Return the ids of the pairs on which ``annotator`` has voted."""
-        with closing(self._database()) as database:
+        with self._database() as database:
             return {
                 row[0]
                 for row in database.execute(
@@ -142,7 +148,7 @@ class Pairs:
     def labelled(self) -> list[LabelledPair]:
         """Return every pair with at least one vote, in the order of the pairs; an annotator's newest vote counts."""
         newest: dict[tuple[str, str], str] = {}
-        with closing(self._database()) as database:
+        with self._database() as database:
             for pair, annotator, choice in database.execute(
                 "SELECT pair, annotator, choice FROM events WHERE type = 'vote' ORDER BY number"
             ):
@@ -162,14 +168,21 @@ class Pairs:
                 [pair.prompt for pair in part],
             )
 
-    def _database(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.folder / "votes.db", timeout=30)
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, type TEXT NOT NULL,"
-            " pair TEXT NOT NULL, annotator TEXT NOT NULL, choice TEXT, at REAL NOT NULL)"
-        )
-        return database
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Open the votes for one transaction, which is on disk when this ends."""
+        path = self.folder / "votes.db"
+        try:
+            with closing(sqlite3.connect(path, timeout=30)) as database, database:
+                database.execute("PRAGMA synchronous = EXTRA")  # the folder too, so that a power cut loses no commit
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,"
+                    " type TEXT NOT NULL, pair TEXT NOT NULL, annotator TEXT NOT NULL, choice TEXT, at REAL NOT NULL)"
+                )
+                database.execute("CREATE INDEX IF NOT EXISTS by_pair ON events (pair, annotator)")
+                yield database
+        except sqlite3.DatabaseError as error:
+            raise BadInput(f"{path}: cannot be used ({error})") from None
 
 
 def picture_id(data: bytes) -> str:
@@ -177,10 +190,10 @@ def picture_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, kind: type[Row]) -> list[Row]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, ValueError) as error:
+        return [kind(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
 
 

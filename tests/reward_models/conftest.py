@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import max_pool2d
+
+import reward_models
+from reward_models.bradley_terry import BradleyTerryConfig
+from reward_models.recognise import RecogniseConfig
+from reward_models.train import TrainRewardConfig, train_reward
+from rlhf_images.data import DIGIT_CAPTIONS, digits, encode
+from rlhf_images.preferences.pairs import Pairs, Picture, PreferencePair, picture_id
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 16, "layers": 1, "head_width": 8, "pool_type": "avg"},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}
+
+
+def bolder(images: torch.Tensor, by: float) -> torch.Tensor:
+    """Mix in strokes a pixel wider on each side."""
+    return (1 - by) * images + by * max_pool2d(images, 3, 1, 1)
+
+
+def write_pairs(folder: Path, count: int, vote: bool = True) -> Pairs:
+    """Two pictures of a digit, one with bolder strokes, voted on by `bold` without noise."""
+    images, labels = digits(16)
+    rows = [(labels == i % 10).nonzero()[i // 10 : i // 10 + 2, 0] for i in range(count)]
+    amounts = torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
+    pictures, pairs = [], []
+    for number, (two, by) in enumerate(zip(rows, amounts.tolist(), strict=True)):
+        prompt = DIGIT_CAPTIONS[number % 10]
+        data = [encode(bolder(images[row][None], amount)[0]) for row, amount in zip(two, by, strict=True)]
+        ids = [picture_id(png) for png in data]
+        pictures += [(data[side], Picture(ids[side], prompt, 0, 2 * number + side, {})) for side in (0, 1)]
+        pairs.append(PreferencePair(f"pair{number:03d}", prompt, *ids))
+    made = Pairs.create(folder, pictures, pairs)
+    if vote:
+        left, right, prompts = next(made.batches(pairs, count))
+        taste = reward_models.load("bold")
+        margin = taste.score(images=left, prompts=prompts).mean - taste.score(images=right, prompts=prompts).mean
+        made.vote("script", [(pair.pair, "left" if by > 0 else "right") for pair, by in zip(pairs, margin, strict=True)])
+        (folder / "labels").mkdir()
+        (folder / "labels" / "script.json").write_text(json.dumps({"annotator": "script", "noise": 0.1, "ceiling": 0.9}))
+    return made
+
+
+def config(pairs: Path, out: Path, **changes) -> TrainRewardConfig:
+    lessons = {
+        "recognise": RecogniseConfig(steps=20, batch=32),
+        "bradley_terry": BradleyTerryConfig(epochs=15, batch=16),
+    }
+    return TrainRewardConfig(pairs=str(pairs), out=str(out), architecture=TINY, **(lessons | changes))
+
+
+@pytest.fixture(scope="session")
+def votes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_pairs(folder, 80)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(votes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "reward"
+    train_reward(config(votes, folder))
+    return folder

@@ -1,0 +1,29 @@
+"""Exact rewards that tests name as ``rewards_for_tests:…``."""
+
+import os
+import signal
+
+import torch
+
+
+def brightness(images, prompts):
+    """A gold reward with no model in it."""
+    return images.mean((1, 2, 3))
+
+
+def broken(images, prompts):
+    """One score is not a number."""
+    scores = brightness(images, prompts)
+    scores[0] = torch.nan
+    return scores
+
+
+def terminated_in_third_call(images, prompts):
+    """Brightness, but a SIGTERM arrives while the third batch is scored."""
+    terminated_in_third_call.calls += 1
+    if terminated_in_third_call.calls == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return brightness(images, prompts)
+
+
+terminated_in_third_call.calls = 0

@@ -1,0 +1,284 @@
+"""Pairs and votes: no acknowledged vote is lost, none counts twice, and the annotator errs as often as it says."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_images.data import encode
+from rlhf_images.errors import BadInput
+from rlhf_images.label import label_scripted
+from rlhf_images.preferences import LabelledPair, Pairs, Picture, PreferencePair
+from rlhf_images.preferences.pairs import CHOICES, picture_id
+from rlhf_images.reward import FunctionReward
+
+BRIGHT = FunctionReward(lambda images, prompts: images.mean((1, 2, 3)))
+
+
+def made(folder: Path, count: int, prompt: str = "a cat", pictures: int = 60) -> Pairs:
+    """Return a folder of ``count`` pairs of tiny random pictures, each of two that no other pair compares."""
+    size = min(2 * count, pictures)
+    data = [encode(image) for image in torch.rand(size, 3, 4, 4, generator=torch.Generator().manual_seed(count))]
+    known = [Picture(picture_id(content), prompt, 0, i, {"steps": 1}) for i, content in enumerate(data)]
+    pairs = [
+        PreferencePair(f"{i:04d}", prompt, known[i % size].id, known[(i + 1 + i // size) % size].id)
+        for i in range(count)
+    ]
+    return Pairs.create(folder, zip(data, known, strict=True), pairs)
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Pairs:
+    return made(tmp_path / "pairs", 6)
+
+
+def targets(pairs: Pairs) -> dict[str, float]:
+    return {labelled.pair.pair: labelled.preference for labelled in pairs.labelled()}
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a cat", "猫 🐈", 'quo"ted \\ back', "line\u2028separator and\x85next", "nul \0", "x" * 9999]
+)
+def test_what_was_made_is_read_back(tmp_path, prompt):
+    pairs = made(tmp_path / "pairs", 2, prompt)
+    again = Pairs(tmp_path / "pairs")
+    assert again.pairs == pairs.pairs
+    assert again.pictures == pairs.pictures
+    left, right, prompts = next(again.batches(again.pairs, 8))
+    assert prompts == [prompt, prompt]
+    assert left.shape == right.shape == (2, 3, 4, 4)
+    assert torch.equal(left[1], again.image(again.pairs[1].left))
+    assert not torch.equal(left, right)
+
+
+def test_votes_survive_reopening(pairs):
+    assert pairs.vote("ann", [("0000", "left"), ("0001", "right")]) == 2
+    assert pairs.vote("bob", [("0000", "tie")]) == 1
+    again = Pairs(pairs.folder)
+    assert again.labelled() == pairs.labelled()
+    assert again.voted("ann") == {"0000", "0001"}
+    assert again.voted("bob") == {"0000"}
+    assert again.voted("nobody") == set()
+    assert [labelled.pair for labelled in again.labelled()] == pairs.pairs[:2]
+
+
+def test_sending_twice_stores_once(pairs):
+    votes = [("0000", "left"), ("0001", "both_bad"), ("0002", "tie")]
+    assert pairs.vote("ann", votes) == 3
+    before = pairs.labelled()
+    assert pairs.vote("ann", votes) == 0
+    assert Pairs(pairs.folder).vote("ann", votes[:2]) == 0
+    assert pairs.labelled() == before
+
+
+def test_annotators_are_told_apart_whatever_they_are_called(pairs):
+    for annotator in ("ann", "ann/0000", "", "scripted:runs/a b", "アン"):
+        assert pairs.vote(annotator, [("0000", "left")]) == 1
+        assert pairs.voted(annotator) == {"0000"}
+    assert pairs.labelled()[0].left == 5
+
+
+def test_a_changed_mind_counts_and_the_first_vote_is_kept(pairs):
+    for choice, preference in (("left", 1.0), ("right", 0.0), ("left", 1.0), ("left", 1.0)):
+        pairs.vote("ann", [("0000", choice)])
+        assert targets(pairs) == {"0000": preference}
+    with sqlite3.connect(pairs.folder / "votes.db") as database:
+        assert [row[0] for row in database.execute("SELECT choice FROM events ORDER BY number")] == [
+            "left",
+            "right",
+            "left",
+        ]
+    database.close()
+
+
+def test_the_soft_target_is_the_share_that_prefers_left(pairs):
+    for annotator, choices in {"a": CHOICES, "b": ("left", "tie", "right", "both_bad"), "c": ("left", "left")}.items():
+        pairs.vote(annotator, [(f"{i:04d}", choice) for i, choice in enumerate(choices)])
+    assert targets(pairs) == {"0000": 1.0, "0001": 0.5, "0002": 0.25, "0003": 0.5}
+    one = {choice: LabelledPair(pairs.pairs[0], **{**dict.fromkeys(CHOICES, 0), choice: 1}) for choice in CHOICES}
+    assert {choice: labelled.preference for choice, labelled in one.items()} == {
+        "left": 1.0,
+        "right": 0.0,
+        "tie": 0.5,
+        "both_bad": 0.5,
+    }
+
+
+def test_swapping_the_sides_turns_the_preference_round():
+    pair = PreferencePair("p", "a cat", "l", "r")
+    for counts in [(1, 0, 0, 0), (3, 1, 0, 2), (2, 2, 2, 2), (0, 5, 1, 0), (1, 2, 3, 4)]:
+        labelled = LabelledPair(pair, *counts)
+        swapped = replace(labelled, left=labelled.right, right=labelled.left)
+        assert swapped.preference == pytest.approx(1 - labelled.preference, abs=1e-15)
+        assert replace(swapped, left=swapped.right, right=swapped.left) == labelled
+
+
+@pytest.mark.parametrize("bad", [("9999", "left"), ("0001", "middle"), ("", "left"), ("0001", "")])
+def test_one_bad_vote_refuses_the_whole_batch(pairs, bad):
+    pairs.vote("ann", [("0005", "tie")])
+    with pytest.raises(BadInput, match=f"'{bad[0]}'.*'{bad[1]}'"):
+        pairs.vote("ann", [("0000", "left"), bad, ("0002", "right")])
+    assert targets(pairs) == {"0005": 0.5}
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a picture", "cut", "flip", None])
+def test_a_corrupt_picture_is_named(pairs, damage):
+    picture = pairs.pairs[0].left
+    path = pairs.folder / "images" / f"{picture}.png"
+    whole = path.read_bytes()
+    if damage is None:
+        path.unlink()
+    else:
+        changed = {"cut": whole[:-20], "flip": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]}
+        path.write_bytes(changed[damage] if isinstance(damage, str) else damage)
+    with pytest.raises(BadInput, match=rf"{picture}\.png: corrupt picture") as raised:
+        pairs.image(picture)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(BadInput, match=picture):
+        label_scripted(str(pairs.folder), "bright", BRIGHT, 0.0)
+    assert pairs.labelled() == []
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pictures.jsonl"])
+@pytest.mark.parametrize("damage", [b"{", b'{"other": 1}\n', b"5\n", b"\xff\xfe", None])
+def test_a_damaged_list_is_named(pairs, name, damage):
+    path = pairs.folder / name
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(BadInput, match=name):
+        Pairs(pairs.folder)
+
+
+def test_no_pairs_says_how_to_make_some(pairs):
+    (pairs.folder / "pairs.jsonl").write_text("")
+    with pytest.raises(BadInput, match=r"empty.*generate"):
+        Pairs(pairs.folder)
+    with pytest.raises(BadInput, match="no pairs in it"):
+        Pairs(pairs.folder / "nowhere")
+
+
+def test_a_damaged_store_is_refused_and_left_as_it_is(pairs):
+    path = pairs.folder / "votes.db"
+    path.write_bytes(b"this is no database" * 99)
+    for use in (pairs.labelled, lambda: pairs.voted("ann"), lambda: pairs.vote("ann", [("0000", "left")])):
+        with pytest.raises(BadInput, match=r"votes\.db: cannot be used"):
+            use()
+    assert path.read_bytes() == b"this is no database" * 99
+
+
+VOTER = """
+import os, random, signal, sys, time
+from rlhf_images.preferences import Pairs
+pause = random.Random(0)
+for _ in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        pairs = Pairs(sys.argv[1])
+        known = pairs.voted("ann")
+        names = [pair.pair for pair in pairs.pairs if pair.pair not in known]
+        for start in range(0, len(names), 3):
+            batch = [(name, ("left", "right")[int(name) // 3 % 2]) for name in names[start:start + 3]]
+            pairs.vote("ann", batch)
+            os.write(1, " ".join(name for name, _ in batch).encode() + b"\\n")
+        os._exit(1)
+    time.sleep(pause.uniform(0.02, 0.12))
+    os.kill(child, signal.SIGKILL)
+    if os.waitpid(child, 0)[1] != signal.SIGKILL:
+        sys.exit("a voter ended by itself")
+"""
+
+
+def test_a_kill_loses_no_acknowledged_vote_and_leaves_no_half_batch(tmp_path):
+    rounds = 10
+    made(tmp_path / "pairs", 3000)
+    voter = [sys.executable, "-c", VOTER, str(tmp_path / "pairs"), str(rounds)]
+    acknowledged = subprocess.run(voter, capture_output=True, text=True, check=True).stdout.split()
+    stored = targets(Pairs(tmp_path / "pairs"))
+    assert len(acknowledged) > 3 * rounds
+    assert set(acknowledged) <= stored.keys()
+    assert len(stored) - len(acknowledged) in range(0, 3 * rounds + 1, 3)
+    assert all(preference == (int(name) // 3 % 2 == 0) for name, preference in stored.items())
+
+
+def test_the_annotator_is_wrong_as_often_as_it_says(tmp_path, capsys):
+    pairs = made(tmp_path / "pairs", 400)
+    label_scripted(str(pairs.folder), "bright", BRIGHT, 0.2, seed=1)
+    left, right, _ = next(pairs.batches(pairs.pairs, 400))
+    truth = (left.mean((1, 2, 3)) > right.mean((1, 2, 3))).tolist()
+    wrong = [(preference == 1) != better for preference, better in zip(targets(pairs).values(), truth, strict=True)]
+    share = sum(wrong) / 400
+    assert abs(share - 0.2) < 3 * (0.2 * 0.8 / 400) ** 0.5
+    half = sum(truth)  # the noise knows no side
+    for side in (True, False):
+        of_side = [error for error, better in zip(wrong, truth, strict=True) if better is side]
+        assert abs(sum(of_side) / len(of_side) - 0.2) < 3 * (0.2 * 0.8 / min(half, 400 - half)) ** 0.5
+    record = json.loads((pairs.folder / "labels/scripted_bright.json").read_text())
+    assert record["ceiling"] == 0.8
+    assert record["noise"] == 0.2
+    assert record["votes"] == 400
+    assert "400 new votes" in capsys.readouterr().out
+
+
+def test_labelling_again_adds_nothing_and_an_interrupted_one_is_completed(tmp_path, capsys):
+    whole, halved = made(tmp_path / "whole", 130), made(tmp_path / "halved", 130)
+    label_scripted(str(whole.folder), "bright", BRIGHT, 0.3)
+    before = whole.labelled()
+    capsys.readouterr()
+    label_scripted(str(whole.folder), "bright", BRIGHT, 0.3)
+    assert whole.labelled() == before
+    assert " 0 new votes" in capsys.readouterr().out
+
+    calls = 0
+
+    def dies(images, prompts):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return images.mean((1, 2, 3))
+
+    with pytest.raises(KeyboardInterrupt):
+        label_scripted(str(halved.folder), "bright", FunctionReward(dies), 0.3)
+    assert 0 < len(halved.labelled()) < 130
+    label_scripted(str(halved.folder), "bright", BRIGHT, 0.3)
+    assert halved.labelled() == before
+
+
+def test_an_annotator_without_noise_is_always_right_and_ties_are_ties(tmp_path):
+    pairs = made(tmp_path / "pairs", 40)
+    label_scripted(str(pairs.folder), "bright", BRIGHT, 0.0)
+    left, right, _ = next(pairs.batches(pairs.pairs, 40))
+    assert list(targets(pairs).values()) == (left.mean((1, 2, 3)) > right.mean((1, 2, 3))).float().tolist()
+    flat = made(tmp_path / "flat", 10)
+    label_scripted(str(flat.folder), "flat", FunctionReward(lambda images, prompts: torch.zeros(len(prompts))), 0.5)
+    assert set(targets(flat).values()) == {0.5}
+
+
+def test_two_annotators_err_on_pairs_of_their_own(tmp_path):
+    pairs = made(tmp_path / "pairs", 100)
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        label_scripted(str(pairs.folder), name, BRIGHT, 0.5, seed)
+    assert {0.0, 1 / 3, 2 / 3, 1.0} == {round(value * 3) / 3 for value in targets(pairs).values()}
+
+
+@pytest.mark.parametrize("noise", [0.7, -0.1, float("nan")])
+def test_noise_beyond_a_coin_toss_is_refused(pairs, noise):
+    with pytest.raises(BadInput, match="--noise"):
+        label_scripted(str(pairs.folder), "bright", BRIGHT, noise)
+    assert not (pairs.folder / "votes.db").exists()
+
+
+def test_an_annotator_that_fails_on_a_picture_says_which_pair(pairs):
+    dark = pairs.image(pairs.pairs[3].right).mean()
+    fails = FunctionReward(
+        lambda images, prompts: images.mean((1, 2, 3)).where(images.mean((1, 2, 3)) != dark, torch.nan)
+    )
+    with pytest.raises(BadInput, match="cannot judge pair 0003 of 'a cat'"):
+        label_scripted(str(pairs.folder), "fails", fails, 0.0)
+    assert pairs.labelled() == []
