@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     others = sorted(path for path in folder.glob("step_*") if path != final)
-    older = [path for path in others if path.name < final.name]  # a newer one is damaged, or the run had begun there
+    older = [path for path in others if path.name < final.name]  # newer ones could not be loaded
     for path in others:
         if path not in older[1 - KEPT :]:
             shutil.rmtree(path, ignore_errors=True)

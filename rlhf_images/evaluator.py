@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .config import Count, NonNegative
+from .errors import NonFinite
 from .generators import Generator
 from .processes import Processes
 from .prompts import read_prompts
@@ -76,6 +77,8 @@ class Evaluator:
         index = list(self.processes.mine(total))
         mine = [prompts[i] for i in index]
         rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size)
+        if self.processes.any(not bool(torch.isfinite(rollout.images).all())):
+            raise NonFinite("the pictures of the evaluation are not finite; are the generator's weights, in this dtype?")
         scores = {}
         for name, judge in self.judges.items():
             scored = judge.score(images=rollout.images, prompts=mine)

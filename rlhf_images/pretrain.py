@@ -26,7 +26,7 @@ from .checkpoint import (
 from .config import Count, Fraction, NonNegative, Positive
 from .data import Captioned, captioned
 from .errors import NonFinite
-from .generators import Generator, GeneratorConfig
+from .generators import Generator, GeneratorConfig, bars_only_on_a_terminal
 from .generators.tiny import TinyConfig, build
 from .interruption import Interruption
 from .math.objectives import squared_error
@@ -84,6 +84,7 @@ def pretrain(config: PretrainConfig) -> None:
     say(f"{len(data.images)} captioned pictures, {len(data.set_aside)} set aside")
     run.save()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    bars_only_on_a_terminal()
     pipe = build(config.model, config.size, data.captions, config.seed).to(device)
     with Interruption() as interruption:
         session = _Session(config, run, interruption)

@@ -117,15 +117,17 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the git commit of the source tree, with ``+`` if it was changed since, or None outside one."""
-    here = Path(__file__).parent
+    """Return the git commit of the source tree, with ``+`` if it was changed since, or None outside of ours."""
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
-        )
+        if _git("rev-parse", "--show-prefix") != "rlhf_images/":
+            return None  # installed somewhere inside another repository
+        changed = _git("status", "--porcelain", ".", "../reward_models")
+        return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

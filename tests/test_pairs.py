@@ -275,10 +275,8 @@ def test_noise_beyond_a_coin_toss_is_refused(pairs, noise):
 
 
 def test_an_annotator_that_fails_on_a_picture_says_which_pair(pairs):
-    dark = pairs.image(pairs.pairs[3].right).mean()
-    fails = FunctionReward(
-        lambda images, prompts: images.mean((1, 2, 3)).where(images.mean((1, 2, 3)) != dark, torch.nan)
-    )
+    unseen = pairs.image(pairs.pairs[3].right)
+    seen = FunctionReward(lambda images, prompts: torch.where((images == unseen).flatten(1).all(1), torch.nan, 1.0))
     with pytest.raises(BadInput, match="cannot judge pair 0003 of 'a cat'"):
-        label_scripted(str(pairs.folder), "fails", fails, 0.0)
+        label_scripted(str(pairs.folder), "seen", seen, 0.0)
     assert pairs.labelled() == []

@@ -8,6 +8,7 @@ Legend: ``x (B, …)`` latents in the pipeline's own layout (FLUX packs them), `
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,9 +83,10 @@ class Generator:
         """Return the pipeline at ``config.path``, on ``device``. Safetensors only, and no code from the checkpoint."""
         from diffusers import DiffusionPipeline
 
+        bars_only_on_a_terminal()
         try:
             pipe = DiffusionPipeline.from_pretrained(
-                config.path, torch_dtype=DTYPES[config.dtype], use_safetensors=True
+                config.path, dtype=DTYPES[config.dtype], use_safetensors=True
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -206,6 +208,16 @@ class Generator:
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise BadInput(f"generator.call: {type(self.pipe).__name__} takes no setting '{name}'{hint}")
         return settings
+
+
+def bars_only_on_a_terminal() -> None:
+    """Keep the loading bars of diffusers and transformers out of logs."""
+    if not sys.stderr.isatty():
+        import diffusers.utils.logging
+        import transformers.utils.logging
+
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def write_pairs(folder: Path, count: int, vote: bool = True) -> Pairs:
     """Two pictures of a digit, one with bolder strokes, voted on by `bold` without noise."""
     images, labels = digits(16)
     rows = [(labels == i % 10).nonzero()[i // 10 : i // 10 + 2, 0] for i in range(count)]
-    amounts = torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
+    amounts = 0.6 * torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
     pictures, pairs = [], []
     for number, (two, by) in enumerate(zip(rows, amounts.tolist(), strict=True)):
         prompt = DIGIT_CAPTIONS[number % 10]
@@ -41,29 +43,51 @@ def write_pairs(folder: Path, count: int, vote: bool = True) -> Pairs:
         left, right, prompts = next(made.batches(pairs, count))
         taste = reward_models.load("bold")
         margin = taste.score(images=left, prompts=prompts).mean - taste.score(images=right, prompts=prompts).mean
-        made.vote("script", [(pair.pair, "left" if by > 0 else "right") for pair, by in zip(pairs, margin, strict=True)])
+        made.vote(
+            "script", [(pair.pair, "left" if by > 0 else "right") for pair, by in zip(pairs, margin, strict=True)]
+        )
         (folder / "labels").mkdir()
-        (folder / "labels" / "script.json").write_text(json.dumps({"annotator": "script", "noise": 0.1, "ceiling": 0.9}))
+        (folder / "labels" / "script.json").write_text(
+            json.dumps({"annotator": "script", "noise": 0.1, "ceiling": 0.9})
+        )
     return made
 
 
 def config(pairs: Path, out: Path, **changes) -> TrainRewardConfig:
     lessons = {
         "recognise": RecogniseConfig(steps=20, batch=32),
-        "bradley_terry": BradleyTerryConfig(epochs=15, batch=16),
+        "bradley_terry": BradleyTerryConfig(epochs=20, batch=16),
     }
     return TrainRewardConfig(pairs=str(pairs), out=str(out), architecture=TINY, **(lessons | changes))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small matrices gain nothing from a second thread, and wait for it where another process has the other core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
 def votes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
-    write_pairs(folder, 80)
+    write_pairs(folder, 160)
     return folder
 
 
 @pytest.fixture(scope="session")
 def trained(votes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "reward"
-    train_reward(config(votes, folder))
+    with one_thread():
+        train_reward(config(votes, folder))
     return folder

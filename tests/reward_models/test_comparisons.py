@@ -27,7 +27,10 @@ def test_never_shares_a_picture_or_prompt(prompts, pictures, seed):
     division = split(rows, 0.25, seed)
     assert sorted(division.train + division.held_out) == list(range(200))
     assert division.by == ("prompt" if prompts >= 20 else "picture")
-    seen = [{name for i in side for name in (rows[i].pair.left, rows[i].pair.right)} for side in (division.train, division.held_out)]
+    seen = [
+        {name for i in side for name in (rows[i].pair.left, rows[i].pair.right)}
+        for side in (division.train, division.held_out)
+    ]
     assert not seen[0] & seen[1]
     if division.by == "prompt":
         asked = [{rows[i].pair.prompt for i in side} for side in (division.train, division.held_out)]

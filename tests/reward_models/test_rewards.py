@@ -1,5 +1,7 @@
 """What every reward promises, over the table, a trained model and a user's own function."""
 
+import sys
+
 import pytest
 import torch
 
@@ -7,9 +9,9 @@ import reward_models
 from reward_models import REWARDS
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput
-from rlhf_images.reward import Reward
+from rlhf_images.reward import FunctionReward, Reward
 
-OWN = '''
+OWN = """
 import torch
 from rlhf_images.reward import Reward, Scores
 
@@ -37,7 +39,7 @@ def bad_factory():
 
 def failing_factory():
     raise RuntimeError("no GPU\\nhere")
-'''
+"""
 
 
 @pytest.fixture
@@ -45,10 +47,10 @@ def own_file(tmp_path, monkeypatch):
     (tmp_path / "my_own_rewards.py").write_text(OWN)
     (tmp_path / "my_broken_rewards.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     yield
     for name in ("my_own_rewards", "my_broken_rewards"):
-        __import__("sys").modules.pop(name, None)
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(params=[*REWARDS, "trained", "function"])
@@ -107,8 +109,8 @@ def test_gradient_only_where_promised(reward, batch):
         (gradient,) = torch.autograd.grad(scores.mean.sum(), images)
         assert torch.isfinite(gradient).all()
         assert (gradient.abs().amax((1, 2, 3)) > 0).all()
-    elif scores.mean.requires_grad:
-        pytest.skip("a user's function may have a gradient without promising one")
+    elif not isinstance(reward, FunctionReward):  # a user's function may have a gradient without promising one
+        assert not scores.mean.requires_grad
 
 
 def test_failure_is_reported_and_stays_alone(reward, batch):
@@ -158,7 +160,7 @@ def test_a_function_must_give_one_score_a_picture(own_file, batch):
     ],
 )
 def test_anything_else_is_refused_in_one_line(own_file, spec, says):
-    with pytest.raises(BadInput, match=".") as refusal:
+    with pytest.raises(BadInput) as refusal:
         reward_models.load(spec)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -167,4 +169,4 @@ def test_anything_else_is_refused_in_one_line(own_file, spec, says):
 def test_the_current_directory_shadows_no_installed_package(own_file, tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('shadowed')\n")
     reward_models.load("my_own_rewards:redness")
-    assert __import__("sys").path[0] != str(tmp_path)
+    assert sys.path[0] != str(tmp_path)

@@ -23,7 +23,9 @@ from rlhf_images.preferences.pairs import Pairs
 
 
 def files(folder):
-    return {name: (folder / name).read_bytes() for name in ("reward.safetensors", "reward.json", "card.json", "CARD.md")}
+    return {
+        name: (folder / name).read_bytes() for name in ("reward.safetensors", "reward.json", "card.json", "CARD.md")
+    }
 
 
 def test_learns_the_taste_and_says_how_well(trained):
@@ -31,7 +33,7 @@ def test_learns_the_taste_and_says_how_well(trained):
     assert card["held_out_accuracy"] >= 0.75
     low, high = card["held_out_accuracy_ci"]
     assert low <= card["held_out_accuracy"] <= high
-    assert (card["pairs_train"], card["pairs_held_out"], card["ceiling"]) == (60, 20, 0.9)
+    assert (card["pairs_train"], card["pairs_held_out"], card["ceiling"]) == (120, 40, 0.9)
     assert card["nll"] < math.log(2)
     assert card["head"]["brightness"] > 0.3
     assert card["alarm"] is None
@@ -75,7 +77,7 @@ def test_save_then_load_gives_the_same_scores(trained, tmp_path):
     assert torch.equal(*scores)
     percentiles = model.percentiles(scores[0])
     assert ((percentiles >= 0) & (percentiles <= 1)).all()
-    assert torch.equal(scores[0].argsort(), scores[0].argsort()[percentiles[scores[0].argsort()].argsort(stable=True)])
+    assert (percentiles[scores[0].argsort()].diff() >= 0).all()
     assert model.percentiles(torch.tensor([-1e9, 1e9])).tolist() == [0, 1]
 
 
@@ -150,7 +152,7 @@ def test_a_loss_that_explodes_is_refused(votes, tmp_path):
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_refused(architecture, says):
-    with pytest.raises(BadInput, match=".") as refusal:
+    with pytest.raises(BadInput) as refusal:
         PreferenceModel.new(architecture)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -162,7 +164,7 @@ def test_towers_from_a_local_folder(trained, tmp_path):
     clip = PreferenceModel.load(trained).network.clip
     described = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
-    with pytest.raises(BadInput, match="no .safetensors"):
+    with pytest.raises(BadInput, match=r"no \.safetensors"):
         PreferenceModel.new(f"local-dir:{tmp_path}")
     save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, tmp_path / "model.safetensors")
     model = PreferenceModel.new(f"local-dir:{tmp_path}")
@@ -182,7 +184,9 @@ def test_ceiling_is_weighted_by_votes(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", 8)
     assert noise_ceiling(pairs) == 0.9
     pairs.vote("second", [(pair.pair, "left") for pair in pairs.pairs[:2]])
-    (pairs.folder / "labels" / "second.json").write_text(json.dumps({"annotator": "second", "noise": 0.4, "ceiling": 0.6}))
+    (pairs.folder / "labels" / "second.json").write_text(
+        json.dumps({"annotator": "second", "noise": 0.4, "ceiling": 0.6})
+    )
     assert noise_ceiling(pairs) == pytest.approx((8 * 0.9 + 2 * 0.6) / 10)
     (pairs.folder / "labels" / "person.json").write_text(json.dumps({"annotator": "person", "ceiling": None}))
     assert noise_ceiling(pairs) == pytest.approx(0.84)
@@ -246,7 +250,7 @@ def test_statistics_are_what_they_are_called():
     board = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().expand(1, 3, 8, 8)
     red = torch.zeros(1, 3, 8, 8)
     red[:, 0] = 1
-    found = {n: v for n, v in zip(STATISTICS, statistics(torch.cat([grey, white, board, red])).T.tolist(), strict=True)}
+    found = dict(zip(STATISTICS, statistics(torch.cat([grey, white, board, red])).T.tolist(), strict=True))
     assert found["brightness"] == pytest.approx([0.5, 1.0, 0.5, 1 / 3])
     assert found["contrast"] == pytest.approx([0.0, 0.0, 0.5, 0.0], abs=1e-5)
     assert found["sharpness"] == pytest.approx([0.0, 0.0, 1.0, 0.0])

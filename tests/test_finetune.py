@@ -1,0 +1,194 @@
+"""The loop's invariants, on the tiny SD3 and through the real command line where processes and signals matter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rewards_for_tests
+import torch
+from safetensors.torch import load_file
+
+from reward_models import load as load_reward
+from rlhf_images.config import build, plain
+from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.finetune import FinetuneConfig, finetune
+from rlhf_images.generators.tiny import TinyConfig
+from rlhf_images.generators.tiny import build as build_pipeline
+
+PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generator")
+    sizes = TinyConfig(layers=2, heads=1, channels=(8, 16), text_tokens=6)
+    pipe = build_pipeline(sizes, 16, PROMPTS, seed=0)
+    with torch.no_grad():
+        for i, parameter in enumerate(pipe.transformer.parameters()):  # diffusers starts the output layer at zero
+            if not parameter.any():
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(generator, tmp_path):
+    return {
+        "generator": {"path": str(generator), "steps": 3, "call": {"max_sequence_length": 6}},
+        "prompts": PROMPTS,
+        "reward": "rewards_for_tests:brightness",
+        "out": str(tmp_path / "run"),
+        "steps": 4,
+        "prompts_per_step": 3,
+        "group_size": 4,
+        "updates_per_step": 2,
+        "micro_size": 8,
+        "algorithm": {"name": "nft", "times_per_image": 2, "kl_weight": 0.01, "decay_rate": 0.2},
+        "lora": {"rank": 2, "alpha": 4},
+        "optimizer": {"lr": 3e-3},
+        "average_decay": 0.5,
+        "checkpoint_every": 2,
+        "evaluation": {"prompts": PROMPTS, "seeds_per_prompt": 2, "every": 2},
+    }
+
+
+def run(config, **changes):
+    values = {**config, **changes}
+    finetune(build(FinetuneConfig, values, "test"), load_reward)
+    return result(values["out"])
+
+
+def result(out):
+    """Weights, and the log without its times."""
+    weights = load_file(Path(out) / "pytorch_lora_weights.safetensors")
+    rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds_", "images_per_second")
+    return weights, [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+
+
+def assert_same(first, second, tolerance):
+    """Same weights and same log. Adam turns rounding in a tiny gradient into 1e-5 of weight, so 0 is asked for only
+    where the arithmetic is the same, and losses and gradient norms in the log catch what Adam's scale would hide."""
+    assert first[0].keys() == second[0].keys()
+    for name, value in first[0].items():
+        torch.testing.assert_close(second[0][name], value, rtol=0, atol=tolerance)
+    assert len(first[1]) == len(second[1])
+    for a, b in zip(first[1], second[1], strict=True):
+        assert a == pytest.approx(b, abs=max(10 * tolerance, 1e-12))
+
+
+@pytest.fixture
+def uninterrupted(config, tmp_path):
+    return run(config, out=str(tmp_path / "uninterrupted"))
+
+
+def test_the_weights_move_and_the_same_run_is_the_same(config, uninterrupted):
+    again = run(config)
+    assert_same(uninterrupted, again, 0)
+    assert any(value.abs().max() > 0 for name, value in again[0].items() if "lora_B" in name)
+    assert [row["step"] for row in again[1]] == [1, 2, 3, 4]
+    evaluated = [json.loads(line)["step"] for line in Path(config["out"], "evaluations.jsonl").read_text().splitlines()]
+    assert evaluated == [0, 2, 4]
+
+
+def test_micro_size_changes_nothing(config, uninterrupted):
+    assert_same(uninterrupted, run(config, micro_size=1), 1e-4)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+def test_stopped_and_resumed_is_never_stopped(config, tmp_path, full):
+    changes = {"lora": None} if full else {}
+    config["reward"] = "rewards_for_tests:terminated_in_third_call"
+    rewards_for_tests.terminated_in_third_call.calls = -1  # one call is the evaluation at step 0
+    with pytest.raises(Interrupted) as stop:
+        values = {**config, **changes}
+        finetune(build(FinetuneConfig, values, "test"), load_reward)
+    assert stop.value.exit_code == 128 + 15
+    kept = sorted(path.name for path in Path(config["out"], "checkpoints").iterdir())
+    assert "step_00000003" in kept
+    whole = {**values, "out": str(tmp_path / "whole")}
+    for value in (values, whole):
+        rewards_for_tests.terminated_in_third_call.calls = 100
+        finetune(build(FinetuneConfig, value, "test"), load_reward)
+    if full:
+        weights = [load_file(next(Path(v["out"]).glob("transformer/*.safetensors"))) for v in (values, whole)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    else:
+        assert_same(result(whole["out"]), result(values["out"]), 0)
+
+
+def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, uninterrupted):
+    """As after a SIGKILL: the log is ahead of the newest checkpoint, and its last line is torn."""
+    run(config, steps=4)
+    out = Path(config["out"])
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "finished": False}))
+    for path in (out / "checkpoints").glob("step_00000004"):
+        (path / "manifest.json").unlink()
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "rew')
+    assert_same(uninterrupted, run(config), 0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_change_nothing(config, uninterrupted, tmp_path, count):
+    """Through `accelerate launch`; three processes share groups of four, so groups straddle processes."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    environment = {**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, "scripts/finetune.py", str(file)], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(uninterrupted, result(config["out"]), 1e-4)
+
+
+def test_a_failed_reward_stops_with_its_own_code_and_evidence(config):
+    with pytest.raises(RewardFailed, match="tolerated_failures") as stop:
+        run(config, reward="rewards_for_tests:broken")
+    assert stop.value.exit_code == 4
+    assert list(Path(config["out"], "refused").glob("*.safetensors"))
+    assert not Path(config["out"], "pytorch_lora_weights.safetensors").exists()
+
+
+def test_failures_within_the_budget_are_masked(config):
+    _, rows = run(config, reward="rewards_for_tests:broken", tolerated_failures=0.5, steps=1)
+    assert rows[0]["reward_failures"] == 1
+
+
+def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
+    import shutil
+
+    from safetensors.torch import save_file
+
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(generator, poisoned)
+    file = next((poisoned / "vae").glob("*.safetensors"))
+    weights = load_file(file)
+    weights["decoder.conv_out.bias"].fill_(torch.nan)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(NonFinite) as stop:
+        run(config, generator={**config["generator"], "path": str(poisoned)})
+    assert stop.value.exit_code == 3
+
+
+def test_another_config_is_refused_and_nothing_is_touched(config):
+    run(config, steps=1)
+    before = {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match=r"optimizer.lr 0.003→0.1"):
+        run(config, steps=1, optimizer={"lr": 0.1})
+    assert before == {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
+    run(config, steps=1)  # finished: says so and returns
+
+
+def test_sizes_that_do_not_go_together_are_refused(config):
+    with pytest.raises(BadInput, match="does not divide group_size"):
+        build(FinetuneConfig, {**config, "updates_per_step": 3}, "test")
+    built = build(FinetuneConfig, config, "test")
+    assert build(FinetuneConfig, plain(built), "again") == built
