@@ -22,7 +22,7 @@ demo: setup
 	@$(BIN)/rlhf-images generate configs/digits/generate.yaml
 	@$(BIN)/rlhf-images label runs/demo/pairs --scripted bold --noise 0.1
 	@$(BIN)/rlhf-images train-reward configs/digits/reward.yaml
-	@$(BIN)/accelerate launch --quiet scripts/finetune.py configs/digits/finetune.yaml
+	@$(BIN)/accelerate launch scripts/finetune.py configs/digits/finetune.yaml
 	@$(BIN)/rlhf-images evaluate runs/demo
 
 test: setup

@@ -67,7 +67,7 @@ def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: B
     network = model.network
     texts = model.texts(data.prompts).cpu()
     shown = data.shown(train)
-    network.standardise([part.to(model.device) for part in torch.split(data.pictures[shown], 256)])
+    network.standardise([part.to(model.device) for part in torch.split(data.pictures[shown], 256)], texts[shown])
     network.head.requires_grad_(True)
     groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
     if config.tower_lr:

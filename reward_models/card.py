@@ -48,7 +48,7 @@ class Card:
     score_std: float
     """Standard deviation of the scores of the training pictures, in log-odds."""
     head: dict[str, float]
-    """Log-odds for one unit of cosine, and for one standard deviation of each statistic of a picture."""
+    """Log-odds for one standard deviation of the cosine and of each statistic of a picture."""
     recognise: Recognised | None
     alarm: str | None
     """Why the model must not be used, or None."""
@@ -106,8 +106,8 @@ def as_markdown(card: Card) -> str:
             "",
             "## What it likes",
             "",
-            "Log-odds of being preferred for one standard deviation more of each, and for one unit of cosine between"
-            " picture and prompt. The features of the picture weigh in besides.",
+            "Log-odds of being preferred for one standard deviation more of each; the cosine is that between picture"
+            " and prompt. The features of the picture weigh in besides.",
             "",
             *_table(("what", "log-odds"), weights),
             "",

@@ -1,14 +1,17 @@
 """The reward model that is trained on votes: an open_clip image and text tower, and a linear head on what they say.
 
-    score = head · [features, cosine, statistics] + bias
+    score = head · [features, cosine, misfit, statistics] + bias
 
     features    (E,)  the normalised image embedding, centred, of total variance 1 over the training pictures
-    cosine      ()    how well the picture fits its prompt, in [-1, 1]
+    cosine      ()    how well the picture fits its prompt, in standard deviations of the training pictures
+    misfit      ()    min(cosine + 1, 0): only the worst fits count, since what is recognised at all is seldom preferred
+                      for being recognised better
     statistics  (4,)  brightness, contrast, sharpness and saturation, which CLIP's features hardly tell, in standard
                       deviations of the training pictures, bent so that far outside them more of one counts no more
 
-The head starts as `PRIOR_COSINE` times the cosine, which is CLIP's own opinion, and is taught the rest by votes; a
-linear one needs only hundreds. The statistics are what people's taste is known to lean on. Here that stands in the
+The head starts as `PRIOR_COSINE` and `PRIOR_MISFIT`, which are CLIP's own opinion, and is taught the rest by votes; a
+linear one needs only hundreds. In standard deviations, because a raw cosine moves by a few hundredths, and no ridge
+would let votes give it its due. The statistics are what people's taste is known to lean on. Here that stands in the
 open: the card lists their weights. A difference of scores is in log-odds; 0 is the average training picture.
 """
 
@@ -32,8 +35,8 @@ from .architecture import Architecture, Towers, built, new_towers, tokens
 from .preprocess import FIT, Preprocessing
 
 STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
-PRIOR_COSINE = 5.0
-"""Log-odds, a priori, by which a picture that fits its prompt (cosine 1) beats one that has nothing to do with it."""
+PRIOR_COSINE, PRIOR_MISFIT = 0.5, 2.0
+"""Log-odds, a priori, of a picture that fits its prompt better by one standard deviation, anywhere and below -1."""
 RANGE = 3.0
 """Standard deviations of the training pictures at which a statistic levels off: no vote was cast out there."""
 FORMAT = "rlhf-images preference model 1"
@@ -56,6 +59,8 @@ class Network(nn.Module):
     clip: Any
     feature_mean: Tensor
     feature_scale: Tensor
+    cosine_mean: Tensor
+    cosine_scale: Tensor
     statistic_mean: Tensor
     statistic_scale: Tensor
     prior: Tensor
@@ -66,10 +71,12 @@ class Network(nn.Module):
         embed = int(towers.architecture["embed_dim"])
         self.register_buffer("feature_mean", torch.zeros(embed))
         self.register_buffer("feature_scale", torch.ones(()))
+        self.register_buffer("cosine_mean", torch.zeros(()))
+        self.register_buffer("cosine_scale", torch.ones(()))
         self.register_buffer("statistic_mean", torch.zeros(len(STATISTICS)))
         self.register_buffer("statistic_scale", torch.ones(len(STATISTICS)))
-        prior = torch.zeros(embed + 1 + len(STATISTICS))
-        prior[embed] = PRIOR_COSINE
+        prior = torch.zeros(embed + 2 + len(STATISTICS))
+        prior[embed : embed + 2] = torch.tensor([PRIOR_COSINE, PRIOR_MISFIT])
         self.register_buffer("prior", prior)
         self.head = nn.Parameter(prior.clone())
         self.bias = nn.Parameter(torch.zeros(()))
@@ -81,16 +88,19 @@ class Network(nn.Module):
     def evidence(self, pixels: Tensor, texts: Tensor) -> Tensor:
         """Return what speaks for ``pixels (B, 3, S, S)`` in [0, 1] with prompts as ``texts (B, E)``: ``(B, D)``."""
         features = normalize(self.clip.encode_image(self.preprocessing.normalised(pixels)), dim=-1)
-        cosine = (features * texts).sum(-1, keepdim=True)
+        cosine = ((features * texts).sum(-1, keepdim=True) - self.cosine_mean) / self.cosine_scale
         deviation = (statistics(pixels) - self.statistic_mean) / self.statistic_scale
         centred = (features - self.feature_mean) / self.feature_scale
-        return torch.cat([centred, cosine, RANGE * torch.tanh(deviation / RANGE)], 1)
+        return torch.cat([centred, cosine, (cosine + 1).clamp(max=0), RANGE * torch.tanh(deviation / RANGE)], 1)
 
     @torch.no_grad()
-    def standardise(self, batches: Sequence[Tensor]) -> None:
-        """Set the scales of the evidence from training pictures, ``(B, 3, S, S)`` in [0, 1] each."""
+    def standardise(self, batches: Sequence[Tensor], texts: Tensor) -> None:
+        """Set the scales of the evidence from training pictures, ``(B, 3, S, S)`` in [0, 1] each, and their ``texts``."""
         images = [self.clip.encode_image(self.preprocessing.normalised(pixels)) for pixels in batches]
         features, found = normalize(torch.cat(images), dim=-1), torch.cat([statistics(pixels) for pixels in batches])
+        cosine = (features * texts.to(features)).sum(-1)
+        self.cosine_mean.copy_(cosine.mean())
+        self.cosine_scale.copy_(cosine.std(correction=0).clamp(min=1e-4))
         self.feature_mean.copy_(features.mean(0))
         self.feature_scale.copy_((features - features.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-6))
         self.statistic_mean.copy_(found.mean(0))
@@ -153,9 +163,9 @@ class PreferenceModel(Reward):
         self._texts.clear()
 
     def tastes(self) -> dict[str, float]:
-        """Return the log-odds of one unit of cosine and of one standard deviation of each statistic, by name."""
-        cosine, *rest = self.network.head.detach().cpu()[-1 - len(STATISTICS) :].tolist()
-        return {"cosine": cosine, **dict(zip(STATISTICS, rest, strict=True))}
+        """Return the log-odds of one standard deviation of the cosine, the misfit and each statistic, by name."""
+        weights = self.network.head.detach().cpu()[-2 - len(STATISTICS) :].tolist()
+        return dict(zip(("cosine", "misfit", *STATISTICS), weights, strict=True))
 
     def save(self, folder: str | Path) -> None:
         """Write the weights as safetensors, then `reward.json` with their hash: half a model is never taken for one."""

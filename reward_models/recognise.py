@@ -88,7 +88,7 @@ def _train(
         generator = Randomness(seed, step).generator("recognise")
         drawn = torch.randint(len(images), (config.batch,), generator=generator)
         present, position = torch.unique(caption[drawn], return_inverse=True)
-        pixels = shifted(images[drawn], generator).to(model.device)
+        pixels = toned(shifted(images[drawn], generator), generator).to(model.device)
         features = normalize(clip.encode_image(model.preprocessing.normalised(pixels)), dim=-1)
         named = normalize(clip.encode_text(texts[present].to(model.device)), dim=-1)[position.to(model.device)]
         same = (position[:, None] == position[None]).to(model.device)
@@ -108,6 +108,15 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     size = images.shape[-1]
     down, across = torch.randint(2 * reach + 1, (2,), generator=generator).tolist()
     return pad(images, (reach,) * 4, mode="replicate")[..., down : down + size, across : across + size]
+
+
+def toned(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return ``images (B, 3, S, S)`` each darkened or brightened: to the power of 2^u, u uniform in [-1, 1].
+
+    What a caption names should be recognised in any exposure: a tuned generator may leave the captioned pictures'.
+    """
+    exponent = 2 ** (2 * torch.rand(len(images), generator=generator) - 1)
+    return images ** exponent[:, None, None, None]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 B = TypeVar("B", bound="Batch")
 
 
-class Batch(ABC):
+class Batch(ABC):  # noqa: B024 - abstract for want of fields
     """Base of frozen dataclasses of tensors ``(N, …)`` and lists of N items. Abstract: it has no fields of its own."""
 
     def __len__(self) -> int:

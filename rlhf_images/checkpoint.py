@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil: staged, synced, hashed, the manifest last, then renamed; old ones go afterwards.
+"""Checkpoints that a crash cannot spoil: staged, synced, hashed, the manifest last, renamed; old ones go then.
 
     <folder>/step_00000020/
       tensors.safetensors   every tensor, by name

@@ -1,4 +1,4 @@
-"""The command line: one stage a command, and the one roof over both packages. Mistakes end in one line and an exit code."""
+"""The command line: one stage a command, and the one roof over both packages. A mistake ends in one line."""
 
 import argparse
 import errno
@@ -147,5 +147,4 @@ def _quieten() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)

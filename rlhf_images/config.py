@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.YAMLError(f"a list or section as a key (line {key_node.start_mark.line + 1})")
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.YAMLError(f"key '{key}' is given twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
@@ -181,7 +181,7 @@ def _key(loc: tuple[int | str, ...], missing: bool, tree: Any) -> tuple[str, ...
     for part in loc:
         if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and part in range(len(tree))):
             names.append(str(part))
-            tree = tree[part]
+            tree = typing.cast(Any, tree)[part]
     return (*names, str(loc[-1])) if missing else tuple(names)
 
 

@@ -5,6 +5,7 @@ needed anywhere.
 """
 
 import io
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -39,7 +40,7 @@ class Captioned:
 
 @cache
 def digits(size: int = 16) -> tuple[Tensor, Tensor]:
-    """Return the handwritten digits, white on black: ``images (1797, 3, size, size)`` in [0, 1] and ``labels (1797,)``."""
+    """Return the digits, white on black: ``images (1797, 3, size, size)`` in [0, 1] and ``labels (1797,)``."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
@@ -51,7 +52,7 @@ def digits(size: int = 16) -> tuple[Tensor, Tensor]:
 def captioned(source: str, size: int) -> Captioned:
     """Return the captioned pictures of ``source``, each cropped to a centred square of ``size`` pixels.
 
-    ``source`` is ``"digits"``, a folder of pictures with a ``metadata.jsonl`` (``file_name``, ``text``), a parquet file,
+    ``source`` is ``"digits"``, a folder with a ``metadata.jsonl`` (``file_name``, ``text``), a parquet file,
     a folder written by ``Dataset.save_to_disk``, or the name of a data set on the hub. A corrupt picture is set aside.
     """
     if source == "digits":
@@ -127,6 +128,8 @@ def _shown(picture: Image.Image) -> Image.Image:
 def _rows(source: str) -> Any:
     import datasets
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     path = Path(source)
     try:
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():

@@ -1,4 +1,4 @@
-"""Why a stage stops, each reason with its own exit code. The command line prints the message, one line, and no traceback."""
+"""Why a stage stops, each reason with its own exit code. The command line prints one line."""
 
 
 class Stop(Exception):

@@ -25,7 +25,7 @@ from .track import read_rows, save_grid
 
 
 def evaluate(folder: str, load_reward: Callable[[str], Reward]) -> None:
-    """Compare the tuned generator of run ``folder`` (or of the one run in it) with its base, and write the report there."""
+    """Compare the tuned generator of run ``folder`` (or the one in it) with its base; write the report there."""
     root, tuned_folder, record = find_run(Path(folder))
     config = build(FinetuneConfig, record["config"], f"{tuned_folder}/run.json")
     processes = Processes()

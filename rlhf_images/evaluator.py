@@ -42,7 +42,7 @@ class EvaluationConfig:
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """``images (N, 3, H, W)`` of ``prompts`` with the index of each one's random numbers, and ``scores`` by judge, ``(N,)``."""
+    """``images (N, 3, H, W)`` of ``prompts``, the index of each one's random numbers, ``scores (N,)`` by judge."""
 
     prompts: list[str]
     index: list[int]
@@ -78,7 +78,9 @@ class Evaluator:
         mine = [prompts[i] for i in index]
         rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size)
         if self.processes.any(not bool(torch.isfinite(rollout.images).all())):
-            raise NonFinite("the pictures of the evaluation are not finite; are the generator's weights, in this dtype?")
+            raise NonFinite(
+                "the pictures of the evaluation are not finite; are the generator's weights, in this dtype?"
+            )
         scores = {}
         for name, judge in self.judges.items():
             scored = judge.score(images=rollout.images, prompts=mine)

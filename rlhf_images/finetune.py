@@ -5,22 +5,17 @@ process has a contiguous slice of these global indices. Sizes are totals over al
 changes nothing except memory.
 """
 
-import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, final
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from .algorithms import NFT, AnyAlgorithm, Examples
 from .config import Count, Fraction, NonNegative
 from .errors import BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import EvaluationConfig, Evaluator
-from .files import write_atomically
 from .generators import Generator, GeneratorConfig
 from .generators.lora import LoraConfig, make_trainable, save_trained
 from .interruption import Interruption
@@ -33,7 +28,7 @@ from .randomness import Randomness
 from .reward import Reward
 from .runs import Run
 from .sampling import Rollout
-from .track import Log, save_grid
+from .track import Clock, Log, keep_evidence, save_grid
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -93,99 +88,138 @@ class FinetuneConfig:
             raise ValueError("group_size 1 leaves nothing to compare a picture with; use 2 or more")
 
 
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with."""
+
+    config: FinetuneConfig
+    processes: Processes
+    run: Run
+    stream: PromptStream
+    reward: Reward
+    evaluator: Evaluator
+    policy: Policy
+    metrics: Log
+    evaluations: Log
+
+
 def finetune(config: FinetuneConfig, load_reward: Callable[[str], Reward]) -> None:
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
     run = Run("finetune", config, config.out, writes=processes.is_main)
     if run.finished:
         return say(f"{config.out}: already tuned")
-    total, group = config.prompts_per_step * config.group_size, config.group_size
-    if total < processes.count:
-        raise BadInput(
-            f"{total} pictures a step are fewer than the {processes.count} processes; raise prompts_per_step"
-        )
+    parts = _assembled(config, load_reward, processes, run)
+    start = _resumed(parts)
+    note: dict[str, str] = {}
+    with Interruption() as interruption:
+        for step in progress(range(start, config.steps), "finetune", config.steps, start, note):
+            try:
+                metrics = learn(parts, step)
+            except Stop as stop:
+                run.save()
+                raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
+            done, last = step + 1, step + 1 == config.steps
+            parts.metrics.add({"step": done, **metrics})
+            note["reward"] = f"{metrics['reward']:.3f}"
+            stopping = processes.any(interruption.signal != 0 or processes.orphaned)
+            if last or done % config.evaluation.every == 0:
+                _evaluate(parts, done)
+            if last or stopping or done % config.checkpoint_every == 0:
+                _checkpoint(parts, done)
+            if stopping and not last:
+                raise interruption.stop(f"step {done} is saved")
+    _finish(parts)
+    return say(f"tuned weights saved to {config.out}")
+
+
+def learn(parts: Parts, step: int) -> dict[str, float]:
+    """Take one step of the loop and return its metrics."""
+    config, processes, policy, algorithm = parts.config, parts.processes, parts.policy, parts.config.algorithm
+    randomness, clock, sums = Randomness(config.seed, step), Clock(), dict[str, float]()
+    drawn = parts.stream.take(step, config.prompts_per_step)
+    grouped = [prompt for prompt in drawn for _ in range(config.group_size)]
+    mine = list(processes.mine(len(grouped)))
+
+    prompts = [grouped[i] for i in mine]
+    rollout = algorithm.rollout(policy.generator, policy.snapshots, prompts, mine, randomness, config.micro_size)
+    clock.lap("sampling")
+    try:
+        rewards_PK, valid_PK = _scored(parts, rollout)
+        clock.lap("scoring")
+        advantages_PK = ADVANTAGES[config.advantage](rewards_PK, valid_PK)
+        examples = algorithm.examples(rollout, advantages_PK.flatten()[mine], policy.generator, randomness)
+        for update, size in _updates(examples, len(mine), config, randomness):
+            policy.update(algorithm, update, size, config.micro_size, sums)
+    except Stop:
+        keep_evidence(parts.run.folder / "refused", step, rollout, processes.accelerator.process_index)
+        raise
+    algorithm.after_step(policy.snapshots, step)
+    policy.average(config.average_decay)
+    clock.lap("learning")
+
+    totals = processes.sums({**sums, "examples": float(len(examples))})
+    count = totals.pop("examples")
+    learnt = {name: total / count for name, total in totals.items()}
+    return {**_reward_metrics(rewards_PK, valid_PK), **learnt, "lr": config.optimizer.lr, **clock.metrics(len(grouped))}
+
+
+def _assembled(config: FinetuneConfig, load_reward: Callable[[str], Reward], processes: Processes, run: Run) -> Parts:
+    """Return everything that the config names, loaded; refuses what does not go together before anything is written."""
+    if config.prompts_per_step * config.group_size < processes.count:
+        raise BadInput(f"fewer pictures a step than the {processes.count} processes; raise prompts_per_step")
     stream = PromptStream(read_prompts(config.prompts), config.seed)
     reward = load_reward(config.reward).to(processes.device)
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
     make_trainable(generator, config.lora, config.seed)
-    algorithm, averaged = config.algorithm, config.average_decay > 0
-    names = (*algorithm.snapshots(), *(("average",) if averaged else ()))
+    names = (*config.algorithm.snapshots(), *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, processes)
-    processes.wait()
-    run.save()
-    start = policy.restore(run.folder / "checkpoints")
-    logs = [Log(run.folder / f"{name}.jsonl", writes=processes.is_main) for name in ("metrics", "evaluations")]
-    for log in logs:
-        log.rewind(start)
-    metrics_log, evaluations_log = logs
+    metrics, evaluations = (Log(run.folder / f"{name}.jsonl", writes=run.writes) for name in ("metrics", "evaluations"))
+    return Parts(config, processes, run, stream, reward, evaluator, policy, metrics, evaluations)
+
+
+def _resumed(parts: Parts) -> int:
+    """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
+    parts.processes.wait()
+    parts.run.save()
+    start = parts.policy.restore(parts.run.folder / "checkpoints")
+    for log in (parts.metrics, parts.evaluations):
+        log.rewind(start or -1)
     if start:
-        say(f"{config.out}: continues after step {start}")
+        say(f"{parts.config.out}: continues after step {start}")
     else:
-        _evaluate(policy, evaluator, evaluations_log, run.folder, 0)
-
-    note: dict[str, str] = {}
-    with Interruption() as interruption:
-        for step in progress(range(start, config.steps), "finetune", config.steps, start, note):
-            randomness = Randomness(config.seed, step)
-            prompts = [prompt for prompt in stream.take(step, config.prompts_per_step) for _ in range(group)]
-            mine = list(processes.mine(total))
-            clock = _Clock()
-            rollout = algorithm.rollout(
-                generator, policy.snapshots, [prompts[i] for i in mine], mine, randomness, config.micro_size
-            )
-            clock.lap("sampling")
-            try:
-                rewards_PK, valid_PK = _scored(reward, rollout, mine, processes, config)
-                clock.lap("scoring")
-                advantages_PK = ADVANTAGES[config.advantage](rewards_PK, valid_PK)
-                examples = algorithm.examples(rollout, advantages_PK.flatten()[mine], generator, randomness)
-                sums: dict[str, float] = {}
-                for update, size in _updates(examples, len(mine), config, randomness):
-                    policy.update(algorithm, update, size, config.micro_size, sums)
-            except Stop as stop:
-                _keep_evidence(run.folder, step, rollout, processes)
-                run.save()
-                raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
-            algorithm.after_step(policy.snapshots, step)
-            if averaged:
-                policy.snapshots.move("average", config.average_decay)
-            clock.lap("learning")
-
-            interrupted = interruption.signal != 0 or processes.orphaned
-            totals = processes.sums({**sums, "interrupted": float(interrupted), "examples": float(len(examples))})
-            metrics = _metrics(rewards_PK, valid_PK, totals, clock, config)
-            metrics_log.add({"step": step + 1, **metrics})
-            note |= {"reward": f"{metrics['reward']:.3f}"}
-            last = step + 1 == config.steps
-            if last or (step + 1) % config.evaluation.every == 0:
-                _evaluate(policy, evaluator, evaluations_log, run.folder, step + 1)
-            if last or totals["interrupted"] or (step + 1) % config.checkpoint_every == 0:
-                if processes.is_main:
-                    policy.save(run.folder / "checkpoints", step + 1)
-                run.save()
-            if totals["interrupted"] and not last:
-                raise interruption.stop(f"step {step + 1} is saved")
-
-    if processes.is_main:
-        with policy.kept():
-            save_trained(generator, config.lora, run.folder)
-    processes.wait()
-    run.save(finished=True)
-    return say(f"tuned weights saved to {config.out}")
+        _evaluate(parts, 0)
+    return start
 
 
-def _scored(
-    reward: Reward, rollout: Rollout, mine: list[int], processes: Processes, config: FinetuneConfig
-) -> tuple[Tensor, Tensor]:
-    """Return rewards and their validity ``(P, K)``, the same on every process. Stops on what must not be learnt from."""
+def _checkpoint(parts: Parts, done: int) -> None:
+    if parts.processes.is_main:
+        parts.policy.save(parts.run.folder / "checkpoints", done)
+    parts.run.save()
+
+
+def _finish(parts: Parts) -> None:
+    """Write the tuned weights as plain diffusers reads them."""
+    if parts.processes.is_main:
+        with parts.policy.kept():
+            save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
+    parts.processes.wait()
+    parts.run.save(finished=True)
+
+
+def _scored(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Return rewards and their validity ``(P, K)``, the same on every process; stop on what must not be learnt."""
+    config = parts.config
     with torch.no_grad():
-        scores = reward.score(images=rollout.images, prompts=rollout.prompts)
+        scores = parts.reward.score(images=rollout.images, prompts=rollout.prompts)
     finite = (torch.isfinite(rollout.images).flatten(1).all(1) & torch.isfinite(rollout.x0).flatten(1).all(1)).cpu()
     valid = (scores.valid & torch.isfinite(scores.mean)).cpu()
-    columns = [scores.mean.cpu().float().where(valid, torch.zeros(len(mine))), valid.float(), finite.float()]
-    gathered = processes.shared(torch.stack(columns, 1), mine, config.prompts_per_step * config.group_size)
+    columns = [scores.mean.cpu().float().where(valid, torch.zeros(len(rollout))), valid.float(), finite.float()]
+    total = config.prompts_per_step * config.group_size
+    gathered = parts.processes.shared(torch.stack(columns, 1), rollout.index, total)
     rewards_PK, valid_PK, finite_PK = (column.view(-1, config.group_size) for column in gathered.unbind(1))
     if not bool(finite_PK.all()):
         raise NonFinite(f"{int((finite_PK == 0).sum())} sampled pictures are not finite; the step was refused")
@@ -209,14 +243,9 @@ def _updates(
         yield examples.select(rows), size
 
 
-def _metrics(
-    rewards_PK: Tensor, valid_PK: Tensor, totals: dict[str, float], clock: "_Clock", config: FinetuneConfig
-) -> dict[str, float]:
-    """Return a step's metrics, by the names that TRL's users know."""
+def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:
+    """Return what the scores of a step say, by the names that TRL's users know."""
     values = rewards_PK[valid_PK]
-    learnt = {
-        name: total / totals["examples"] for name, total in totals.items() if name not in ("interrupted", "examples")
-    }
     return {
         "reward": float(values.mean()),
         "reward_p10": float(values.quantile(0.1)),
@@ -224,46 +253,13 @@ def _metrics(
         "reward_std": float(rewards_PK.std(1, correction=0).mean()),
         "frac_reward_zero_std": float(advantages.degenerate(rewards_PK, valid_PK).float().mean()),
         "reward_failures": float((~valid_PK).sum()),
-        **learnt,
-        "lr": config.optimizer.lr,
-        "images_per_second": rewards_PK.numel() / clock.total,
-        **{f"seconds_{name}": spent for name, spent in clock.laps.items()},
     }
 
 
-def _evaluate(policy: Policy, evaluator: Evaluator, log: Log, folder: Path, step: int) -> None:
-    """Log the scores on the fixed prompts and seeds, with a grid of the pictures."""
-    with policy.kept():
-        evaluation = evaluator.evaluate(policy.generator, evaluator.config.seeds_per_prompt)
-    log.add({"step": step, **evaluation.means()})
-    if log.writes:
-        save_grid(folder / "samples" / f"step_{step:06d}.png", evaluation.images, evaluation.prompts)
-
-
-def _keep_evidence(folder: Path, step: int, rollout: Rollout, processes: Processes) -> None:
-    """Write this process's prompts, pictures and latents of a refused step."""
-    place = folder / "refused"
-    place.mkdir(parents=True, exist_ok=True)
-    name = f"step_{step:06d}_process_{processes.accelerator.process_index}"
-    tensors = {"images": rollout.images, "x": rollout.x, "times": rollout.times}
-    write_atomically(place / f"{name}.safetensors", save({key: v.cpu().contiguous() for key, v in tensors.items()}))
-    write_atomically(place / f"{name}.json", json.dumps({"prompts": rollout.prompts, "index": rollout.index}).encode())
-
-
-@final
-class _Clock:
-    """Seconds of each part of a step."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Count the time since the last lap to ``name``."""
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
-
-    @property
-    def total(self) -> float:
-        """Return the sum of the laps."""
-        return sum(self.laps.values())
+def _evaluate(parts: Parts, done: int) -> None:
+    """Log the scores on the fixed prompts and seeds after ``done`` steps, with a grid of the pictures."""
+    with parts.policy.kept():
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
+    parts.evaluations.add({"step": done, **evaluation.means()})
+    if parts.run.writes:
+        save_grid(parts.run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)

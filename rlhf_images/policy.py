@@ -62,7 +62,7 @@ class Policy:
         loss_sum = 0.0
         for micro in examples.split(micro_size):
             losses, metrics = algorithm.loss(self.generator, self.snapshots, micro)
-            (losses.sum() / total).backward()  # type: ignore[no-untyped-call]
+            (losses.sum() / total).backward()
             loss_sum += float(losses.detach().sum())
             for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
@@ -74,9 +74,19 @@ class Policy:
         sums["loss"] = sums.get("loss", 0.0) + loss_sum
         sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm * len(examples)
 
+    @property
+    def averaged(self) -> bool:
+        """Return whether an average of the weights is kept."""
+        return "average" in self.snapshots.copies
+
+    def average(self, decay: float) -> None:
+        """Let the average, if one is kept, follow the weights."""
+        if self.averaged:
+            self.snapshots.move("average", decay)
+
     def kept(self) -> AbstractContextManager[None]:
-        """Return a ``with`` in which the generator has the weights to evaluate and save: the average where there is one."""
-        return self.snapshots.use("average") if "average" in self.snapshots.copies else nullcontext()
+        """Return a ``with`` in which the generator has the weights to evaluate and save: the average, if kept."""
+        return self.snapshots.use("average") if self.averaged else nullcontext()
 
     def save(self, folder: Path, step: int) -> None:
         """Write a checkpoint of ``step`` finished steps."""

@@ -54,7 +54,7 @@ class PretrainConfig:
     """What is learnt, from what, and how large."""
 
     data: str
-    """``digits``, a folder with ``metadata.jsonl`` (file_name, text), a parquet file, or a data set on the hub (image, text)."""
+    """``digits``, a folder with ``metadata.jsonl`` (file_name, text), or any data set with columns image and text."""
     out: str
     """Folder of the pipeline."""
     size: Count = 16
@@ -85,13 +85,14 @@ def pretrain(config: PretrainConfig) -> None:
     run.save()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bars_only_on_a_terminal()
-    pipe = build(config.model, config.size, data.captions, config.seed).to(device)
+    pipe: Any = build(config.model, config.size, data.captions, config.seed)
+    pipe.to(device)
     with Interruption() as interruption:
         session = _Session(config, run, interruption)
         train_autoencoder(pipe.vae, data, session)
         latents = _normalised_latents(pipe.vae, data.images)
-        call = {"max_sequence_length": config.model.text_tokens}
-        generator = Generator(pipe, GeneratorConfig(path=config.out, call=call))
+        called = GeneratorConfig(path=config.out, call={"max_sequence_length": config.model.text_tokens})
+        generator = Generator(pipe, called)
         train_denoiser(generator, latents, data.captions, session)
     pipe.encode_prompt = pipe.encode_prompt.encode
     pipe.save_pretrained(run.folder, safe_serialization=True)
@@ -120,7 +121,9 @@ def train_autoencoder(vae: Any, data: Captioned, session: _Session) -> None:
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=randomness.generator("posterior")).to(images)
         latents = posterior.mean + posterior.std * noise
-        return mse_loss(vae.decode(latents).sample, images) + 1e-4 * posterior.kl().mean() / latents[0].numel()
+        reconstruction: Tensor = vae.decode(latents).sample
+        pull: Tensor = posterior.kl().mean() / latents[0].numel()
+        return mse_loss(reconstruction, images) + 1e-4 * pull
 
     _train("autoencoder", vae, loss, config.autoencoder, session)
 
@@ -162,7 +165,7 @@ def _train(
         if not bool(torch.isfinite(value)):
             raise NonFinite(f"{name}: loss is {value.item()} at step {step}; the step was refused; try a smaller lr")
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         _follow(average, module, keep=min(step / (step + 2), 0.98))
@@ -207,7 +210,7 @@ def _follow(average: nn.Module, module: nn.Module, keep: float) -> None:
 
 @torch.no_grad()
 def _normalised_latents(vae: Any, images: Tensor) -> Tensor:
-    """Return the latents ``(N, …)`` of all pictures with mean 0 and std 1, and write that scaling into the VAE's config."""
+    """Return the latents ``(N, …)`` of all pictures, mean 0 and std 1, and write that scaling into the VAE's config."""
     batches: Iterator[Tensor] = (vae.encode(part.to(vae.device) * 2 - 1).latent_dist.mean for part in images.split(256))
     latents = torch.cat(list(batches))
     shift, scale = float(latents.mean()), float(1 / latents.std())

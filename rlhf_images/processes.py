@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+
 @final
 class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
@@ -26,7 +27,7 @@ class Processes:
     @property
     def device(self) -> torch.device:
         """Return this process's device."""
-        return self.accelerator.device
+        return torch.device(self.accelerator.device)
 
     @property
     def is_main(self) -> bool:

@@ -57,6 +57,5 @@ def _plain(
         if total and (done == total or done - told >= total / 10) and spent > 2:
             told, left = done, spent / (done - start) * (total - done)
             extra = " " + " ".join(f"{key}={value}" for key, value in note.items()) if note else ""
-            print(
-                f"{description}: {done}/{total}, {spent:.0f} s, {left:.0f} s left{extra}", file=sys.stderr, flush=True
-            )
+            sys.stderr.write(f"{description}: {done}/{total}, {spent:.0f} s, {left:.0f} s left{extra}\n")
+            sys.stderr.flush()

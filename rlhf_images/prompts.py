@@ -43,7 +43,7 @@ def read_prompts(source: str | tuple[str, ...]) -> list[str]:
 @final
 @dataclass(frozen=True)
 class PromptStream:
-    """An endless stream of prompts: the list in a fresh order each pass. A function of (seed, step), so it needs no cursor."""
+    """An endless stream of prompts, in a fresh order each pass. A function of (seed, step), so it needs no cursor."""
 
     prompts: Sequence[str]
     seed: int

@@ -32,7 +32,7 @@ class Randomness:
         return [self.generator(purpose, index) for index in indices]
 
     def normal(self, purpose: str, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """Return standard normal numbers ``(len(indices), *shape)`` in float32, on the CPU so that every device agrees."""
+        """Return standard normal numbers ``(len(indices), *shape)`` in float32, on the CPU, so devices agree."""
         return torch.stack([torch.randn(tuple(shape), generator=self.generator(purpose, i)) for i in indices])
 
     def uniform(self, purpose: str, indices: Sequence[int], shape: Sequence[int] = ()) -> Tensor:

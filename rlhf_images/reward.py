@@ -1,4 +1,4 @@
-"""The protocol of every reward: pictures and prompts in, one score a picture out, or a failure, never a made-up number."""
+"""The protocol of every reward: pictures and prompts in, a score each or a failure out, never a made-up number."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 @final
 @dataclass(frozen=True)
 class Scores:
-    """``mean (B,)``, higher is better, and ``valid (B,)`` bool: where it is False the reward failed and ``mean`` says nothing."""
+    """``mean (B,)``, higher is better; where ``valid (B,)`` is False the reward failed and ``mean`` says nothing."""
 
     mean: Tensor
     valid: Tensor

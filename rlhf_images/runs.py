@@ -1,4 +1,4 @@
-"""The record every stage keeps in its output folder, `run.json`: what was asked, by what, for how long, and whether it ended."""
+"""The record every stage keeps in its folder, `run.json`: what was asked, by what, how long, and whether it ended."""
 
 import importlib.metadata
 import json
@@ -45,7 +45,8 @@ class Run:
             changed = differences(self.record["config"], config_values)
             if changed:
                 raise BadInput(
-                    f"{out}: already holds another run ({'; '.join(changed[:4])}); choose another 'out' or remove that folder"
+                    f"{out}: already holds another run ({'; '.join(changed[:4])}); "
+                    "choose another 'out' or remove that folder"
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"{out}: is a file; choose another 'out'")
@@ -62,7 +63,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Return the stage's wall time so far over all its processes in turn, from the start of each process, imports included."""
+        """Return the stage's wall time so far, over all its launches in turn, imports included."""
         return self._before + elapsed()
 
     def save(self, *, finished: bool = False, **result: Any) -> None:
@@ -97,7 +98,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 def elapsed() -> float:
     """Return the seconds since this process started."""
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 def command() -> str:

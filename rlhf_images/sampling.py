@@ -18,8 +18,8 @@ from .randomness import Randomness
 class Rollout(Batch):
     """What sampling leaves of B pictures.
 
-    ``index`` holds global indices, ``images (B, 3, H, W)`` are in [0, 1], ``x (B, T + 1, …)`` are the latents from noise
-    to clean, ``times (B, T + 1)``, and ``log_probs (B, T)`` are means over latent elements, 0 for deterministic steps.
+    ``index`` holds global indices, ``images (B, 3, H, W)`` are in [0, 1], ``x (B, T + 1, …)`` the latents from noise to
+    clean, ``times (B, T + 1)``, and ``log_probs (B, T)`` are means over latent elements, 0 for deterministic steps.
     """
 
     prompts: list[str]

@@ -1,4 +1,4 @@
-"""Named copies of the trainable tensors: ``reference`` (the start), ``behaviour`` (what samples), ``average`` (what is kept)."""
+"""Named copies of the trainable tensors: ``reference`` (the start), ``behaviour`` (samples), ``average`` (kept)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class Snapshots:
 
     @contextmanager
     def use(self, name: str) -> Iterator[None]:
-        """Run with the weights of snapshot ``name``, always without gradient: no graph may outlive a swap of its weights."""
+        """Run with the weights of snapshot ``name``, without gradient: no graph may outlive a swap of its weights."""
         current = {key: parameter.data for key, parameter in self.parameters.items()}
         with torch.no_grad():
             for key, parameter in self.parameters.items():

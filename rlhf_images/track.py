@@ -2,14 +2,17 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from .data import encode
-from .files import write_atomically
+from .files import write_atomically, write_json
+from .sampling import Rollout
 
 
 @final
@@ -57,6 +60,34 @@ def save_grid(path: Path, images: Tensor, prompts: list[str], columns: int = 12)
     rows = [torch.cat((row + [blank] * width)[:width], dim=2) for row in list(by_prompt.values())[:32]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, encode(torch.cat(rows, dim=1)))
+
+
+def keep_evidence(folder: Path, step: int, rollout: Rollout, process: int) -> None:
+    """Write one process's prompts, pictures and latents of a step that was refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"step_{step:06d}_process_{process}"
+    tensors = {"images": rollout.images, "x": rollout.x, "times": rollout.times}
+    write_atomically(folder / f"{name}.safetensors", save({key: v.cpu().contiguous() for key, v in tensors.items()}))
+    write_json(folder / f"{name}.json", {"prompts": rollout.prompts, "index": rollout.index})
+
+
+@final
+class Clock:
+    """Seconds of each part of a step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Count the time since the last lap to ``name``."""
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+    def metrics(self, images: int) -> dict[str, float]:
+        """Return images per second and the seconds of each part."""
+        spent = {f"seconds_{name}": seconds for name, seconds in self.laps.items()}
+        return {"images_per_second": images / sum(self.laps.values()), **spent}
 
 
 def _line(row: dict[str, Any]) -> str:

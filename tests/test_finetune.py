@@ -103,8 +103,8 @@ def test_stopped_and_resumed_is_never_stopped(config, tmp_path, full):
     changes = {"lora": None} if full else {}
     config["reward"] = "rewards_for_tests:terminated_in_third_call"
     rewards_for_tests.terminated_in_third_call.calls = -1  # one call is the evaluation at step 0
+    values = {**config, **changes}
     with pytest.raises(Interrupted) as stop:
-        values = {**config, **changes}
         finetune(build(FinetuneConfig, values, "test"), load_reward)
     assert stop.value.exit_code == 128 + 15
     kept = sorted(path.name for path in Path(config["out"], "checkpoints").iterdir())
@@ -143,7 +143,12 @@ def test_processes_change_nothing(config, uninterrupted, tmp_path, count):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
-        [*launch, "scripts/finetune.py", str(file)], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+        [*launch, "scripts/finetune.py", str(file)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(uninterrupted, result(config["out"]), 1e-4)

@@ -41,10 +41,10 @@ def test_work_that_is_done_at_once_needs_no_line(capsys):
 
 def test_what_was_done_before_counts_but_not_as_speed(slow, capsys):
     note = {}
-    for step in progress(range(90, 100), "work", 100, 90, note):
+    for step in progress(range(80, 100), "work", 100, 80, note):
         note["loss"] = f"{step / 100}"
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["work: 100/100, 10 s, 0 s left loss=0.99"]
+    assert lines == ["work: 90/100, 10 s, 10 s left loss=0.89", "work: 100/100, 20 s, 0 s left loss=0.99"]
 
 
 def test_without_a_total_there_is_no_guess(slow, capsys):

@@ -28,7 +28,7 @@ from .base import Algorithm, Examples
 @final
 @dataclass(frozen=True)
 class NFTExamples(Examples):
-    """Noisy latents ``x (N, …)`` at ``t (N,)`` of clean ``x0 (N, …)``, each a good sample with probability ``r (N,)``."""
+    """Noisy latents ``x (N, …)`` at ``t (N,)`` of clean ``x0 (N, …)``, good ones with probability ``r (N,)``."""
 
     image: list[int]
     prompts: list[str]

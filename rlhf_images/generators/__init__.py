@@ -1,4 +1,4 @@
-"""Any diffusers text-to-image pipeline seen as sample / predict / decode. The only place that imports diffusers and peft."""
+"""Any diffusers text-to-image pipeline seen as sample / predict / decode. Only here are diffusers and peft known."""
 
 from .pipeline import Generator, GeneratorConfig, Trajectory, bars_only_on_a_terminal
 

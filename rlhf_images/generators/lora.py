@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model_state_dict
 
-from ..config import Count, Positive
+from ..config import Count
 from ..errors import BadInput
 from .pipeline import Generator
 
@@ -18,18 +18,18 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 @final
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters: W + (alpha/rank)·B·A, with B = 0 at the start, so that nothing changes before the first update."""
+    """Low-rank adapters: W + (alpha/rank)·B·A, with B = 0 at the start, so nothing changes before the first update."""
 
     rank: Count = 32
     """Inner dimension of the adapters."""
-    alpha: Positive = 64
+    alpha: Count = 64
     """Scale of the adapters; the usual choice is twice the rank."""
     target_modules: tuple[str, ...] = ATTENTION
     """Name endings of the linear layers that get one; the default is every projection of the attention."""
 
 
 def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> None:
-    """Attach adapters drawn from ``seed`` to the denoiser, or (None) open all of its weights. Trained tensors are float32."""
+    """Attach adapters drawn from ``seed`` to the denoiser, or (None) open all of its weights, in float32."""
     denoiser: Any = generator.denoiser
     if lora is None:
         denoiser.requires_grad_(True)
@@ -49,7 +49,7 @@ def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> 
 
 
 def save_trained(generator: Generator, lora: LoraConfig | None, folder: Path) -> None:
-    """Write what was trained so that plain diffusers reads it: ``pipe.load_lora_weights(folder)``, or the whole denoiser.
+    """Write what was trained as plain diffusers reads it: ``pipe.load_lora_weights(folder)``, or the denoiser.
 
     A full denoiser lies in ``folder/transformer`` (or ``unet``) as ``save_pretrained`` writes it.
     """
@@ -70,7 +70,8 @@ def load_trained(generator: Generator, folder: Path) -> None:
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         generator.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
     elif (folder / generator.component).is_dir():
-        loaded = type(generator.denoiser).from_pretrained(folder / generator.component, use_safetensors=True)
+        kind: Any = type(generator.denoiser)
+        loaded = kind.from_pretrained(folder / generator.component, use_safetensors=True)
         generator.denoiser.load_state_dict(loaded.state_dict())
     else:
         raise BadInput(f"{folder}: no tuned weights in it")

@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @final
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Which pipeline, and how it is called: the same in every stage, so that no stage samples otherwise than another."""
+    """Which pipeline, and how it is called: the same in every stage, so that all sample alike."""
 
     path: str
     """A folder written by ``save_pretrained``, or a name on the hub."""
@@ -51,7 +51,7 @@ class GeneratorConfig:
 @final
 @dataclass(frozen=True)
 class Trajectory:
-    """What one call left: ``images (B, 3, H, W)`` in [0, 1], ``x_TB`` of T + 1 latents, ``times`` and ``log_probs (T, B)``."""
+    """What a call left: ``images (B, 3, H, W)`` in [0, 1], T + 1 latents ``x_TB``, ``times``, ``log_probs (T, B)``."""
 
     images: Tensor
     x_TB: list[Tensor]
@@ -67,7 +67,7 @@ class Generator:
         """Take over ``pipe``: freeze it, put it in eval mode, memoise its prompt encodings."""
         self.pipe, self.config = pipe, config
         self.schedule = Schedule(pipe.scheduler)
-        self._call = type(pipe).__call__
+        self._call: Any = type(pipe).__call__
         if not hasattr(self._call, "__wrapped__") or not hasattr(pipe, "encode_prompt"):
             raise BadInput(f"{type(pipe).__name__}: not a text-to-image pipeline of diffusers' usual shape")
         self._settings = self._checked_settings()
@@ -85,9 +85,7 @@ class Generator:
 
         bars_only_on_a_terminal()
         try:
-            pipe = DiffusionPipeline.from_pretrained(
-                config.path, dtype=DTYPES[config.dtype], use_safetensors=True
-            )
+            pipe = DiffusionPipeline.from_pretrained(config.path, dtype=DTYPES[config.dtype], use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
             raise BadInput(f"{config.path}: cannot be loaded as a diffusers pipeline ({reason})") from None
@@ -98,7 +96,8 @@ class Generator:
     @property
     def denoiser(self) -> nn.Module:
         """Return the network that is trained."""
-        return self.pipe.transformer if getattr(self.pipe, "transformer", None) is not None else self.pipe.unet
+        network: nn.Module = getattr(self.pipe, self.component)
+        return network
 
     @property
     def component(self) -> str:
@@ -122,7 +121,7 @@ class Generator:
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], generators: Sequence[torch.Generator], kernel: Kernel = ode) -> Trajectory:
-        """Return pictures of ``prompts``, one each; picture i draws all its noise from ``generators[i]``, on the CPU."""
+        """Return pictures of ``prompts``, one each; picture i draws its noise from ``generators[i]``, on the CPU."""
 
         def noise(shape: torch.Size) -> Tensor:
             return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
@@ -222,7 +221,7 @@ def bars_only_on_a_terminal() -> None:
 
 @contextmanager
 def _standing_at(pipe: Any, scheduler: StandIn) -> Iterator[None]:
-    """Put ``scheduler`` in the pipeline's place for its own, past diffusers' ``__setattr__``, which would rewrite its config."""
+    """Put ``scheduler`` in place of the pipeline's own, past diffusers' ``__setattr__``, which rewrites its config."""
     shipped, pipe.__dict__["scheduler"] = pipe.scheduler, scheduler
     try:
         yield

@@ -49,7 +49,8 @@ class Schedule:
         """Return the ``steps + 1`` times in [0, 1], falling; the last is where sampling ends."""
         if isinstance(self.path, Rectified):
             self.real.set_timesteps(steps, device=device, sigmas=sigmas, mu=mu)
-            return self.real.sigmas.to(device=device, dtype=torch.float32)
+            sigmas = self.real.sigmas
+            return torch.as_tensor(sigmas, device=device, dtype=torch.float32)
         self.real.set_timesteps(steps, device=device)
         end = 0.0 if self.real.config.set_alpha_to_one else 1 / self.size  # SD1.5 stops one training step from clean
         times = (self.real.timesteps.double() + 1) / self.size
@@ -94,7 +95,8 @@ class StandIn(ABC):
         """Take the denoiser's word at ``sample``."""
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Nothing to do: our stand-ins count their own steps."""
+        """Do nothing: our stand-ins count their own steps."""
+        del begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Return ``sample`` as it is: both paths give the network x itself."""
@@ -154,7 +156,7 @@ class Caught(Exception):
 
 @final
 class Catching(StandIn):
-    """One pseudo-step at time ``t``, of shape ``()`` or ``(B,)``, which pipelines expand over the batch; keeps the output."""
+    """One pseudo-step at time ``t``, ``()`` or ``(B,)``, which pipelines expand over the batch; keeps the output."""
 
     def __init__(self, schedule: Schedule, t: Tensor) -> None:
         super().__init__(schedule)
@@ -197,4 +199,5 @@ class Empty(StandIn):
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
         """Never called: there is no step."""
+        del model_output, timestep, sample, options
         raise AssertionError("an empty schedule has no step")

@@ -104,9 +104,9 @@ def autoencoder(config: TinyConfig, size: int) -> AutoencoderKL:
 
 
 def word_tokenizer(captions: Sequence[str], length: int, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose tokens are the ``vocabulary`` most frequent words of ``captions``, for ``length`` tokens.
+    """Return a tokenizer of the ``vocabulary`` most frequent words of ``captions``, for prompts of ``length`` tokens.
 
-    All three encoders share it. Whole words, because learning byte pairs breaks ties at random: no two runs would agree.
+    All three encoders share it. Whole words: learning byte pairs breaks ties at random, so no two runs would agree.
     """
     words = Counter(word for caption in captions for word in re.findall(r"\w+|[^\w\s]", caption.lower()))
     ranked = sorted(words, key=lambda word: (-words[word], word))

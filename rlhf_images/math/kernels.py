@@ -60,7 +60,10 @@ def ode(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor
 
 
 def ddim(eta: float) -> Kernel:
-    """Return DDIM's kernel (Song et al. 2021, eq. 16): std = η·(sigma'/sigma)·√(1 − (alpha/alpha')²), for VP paths; η = 1 is DDPM."""
+    """Return DDIM's kernel (Song et al. 2021, eq. 16) for VP paths; η = 1 is DDPM.
+
+    std = η·(sigma'/sigma)·√(1 − (alpha/alpha')²).
+    """
 
     def kernel(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor) -> Gaussian:
         del x

@@ -18,7 +18,7 @@ Output = Literal["flow_prediction", "epsilon", "v_prediction", "sample"]
 @final
 @dataclass(frozen=True)
 class Prediction:
-    """A network's opinion of the clean latent ``x0`` and of the noise ``eps``: x = alpha·x0 + sigma·eps holds exactly."""
+    """A network's opinion of the clean latent ``x0`` and the noise ``eps``; x = alpha·x0 + sigma·eps holds exactly."""
 
     x0: Tensor
     eps: Tensor

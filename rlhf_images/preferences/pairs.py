@@ -88,7 +88,7 @@ class Pairs:
     def create(
         cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Sequence[PreferencePair]
     ) -> "Pairs":
-        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs, so that a reader never sees half."""
+        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs."""
         folder = Path(folder)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         rows = []

@@ -79,7 +79,11 @@ def sd15(prediction_type="epsilon", scheduler=PNDMScheduler):
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
         steps_offset=1,
-        **({"skip_prk_steps": True, "set_alpha_to_one": False} if scheduler is PNDMScheduler else {"clip_sample": False}),
+        **(
+            {"skip_prk_steps": True, "set_alpha_to_one": False}
+            if scheduler is PNDMScheduler
+            else {"clip_sample": False}
+        ),
     )
     return StableDiffusionPipeline(
         unet=unet(),
@@ -107,7 +111,11 @@ def sdxl():
         ),
         vae=vae(),
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="leading",
         ),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,

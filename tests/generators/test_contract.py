@@ -1,6 +1,7 @@
 """What every generator promises (architecture §5), over the table of families."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -166,3 +167,20 @@ def test_the_pipeline_gets_its_own_scheduler_back():
     generator.predict(PROMPTS, torch.randn(3, 16, 16), torch.full((3,), 0.5))
     assert pipe.scheduler is shipped
     assert dict(pipe.config) == config_before
+
+
+@pytest.mark.parametrize("name", ["SD3", "FLUX.1", "SD1.5 v, DDIM"])
+def test_half_precision_keeps_latents_in_float32_and_replays_exactly(name):
+    pipe, config = family(name)
+    generator = Generator(pipe.to(torch.bfloat16), dataclasses.replace(config, dtype="bfloat16"))
+    make_trainable(generator, LoraConfig(rank=2, alpha=4), seed=0)
+    assert {p.dtype for p in generator.parameters.values()} == {torch.float32}
+    kernel = stochastic(generator)
+    trajectory = generator.sample(PROMPTS, noise([0, 1, 2]), kernel)
+    assert {x.dtype for x in trajectory.x_TB} == {torch.float32}
+    t, t_next = (trajectory.times[i].expand(3) for i in (1, 2))
+    prediction = generator.predict(PROMPTS, trajectory.x_TB[1], t)
+    gaussian = kernel(generator.path, prediction, trajectory.x_TB[1], t, t_next)
+    assert torch.equal(gaussian.log_prob(trajectory.x_TB[2]), trajectory.log_probs[1])
+    prediction.x0.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in generator.parameters.values() if p.grad is not None)

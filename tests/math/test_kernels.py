@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -68,7 +69,7 @@ def test_flow_sde_is_flow_grpo_s_formula(flow_step):
 def test_flow_sde_is_finite_from_pure_noise_to_the_last_step():
     times = torch.linspace(1, 0, 11, dtype=torch.float64)
     x = draw(1, 4)
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in itertools.pairwise(times):
         prediction = FLOW.read(draw(1, 4, seed=1), x, t[None], "flow_prediction")
         g = kernels.flow_sde(0.7, t_max=0.9)(FLOW, prediction, x, t[None], t_next[None])
         assert torch.isfinite(g.log_prob(g.draw(draw(1, 4, seed=2)))).all()

@@ -5,7 +5,9 @@ from rlhf_images.math.path import Prediction, Rectified, VariancePreserving, ove
 
 PATHS = {
     "rectified": Rectified(),
-    "variance preserving": VariancePreserving(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)),
+    "variance preserving": VariancePreserving(
+        torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    ),
 }
 TIMES = torch.tensor([0.001, 0.25, 0.5, 0.9, 1.0], dtype=torch.float64)
 

@@ -45,9 +45,11 @@ def test_learns_the_taste_and_says_how_well(trained):
 def test_same_seed_same_bits_and_no_generator_is_touched(votes, trained, tmp_path):
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
+    torch.set_num_threads(2)  # nor does the number of cores matter
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     train_reward(config(votes, tmp_path / "again"))
     assert files(tmp_path / "again") == files(trained)
+    assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
 
