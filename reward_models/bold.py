@@ -15,6 +15,8 @@ from rlhf_images.reward import Reward, Scores
 
 from .handwriting import asked, pixels, scans
 
+FLAT = 0.05
+"""Contrast (standard deviation of the pixels) below which a picture shows nothing; real digits have 0.37 ± 0.03."""
 THIN, BOLD = 0.20, 0.50
 """Mean ink, in [0, 1], at which a stroke is as thin and as bold as it counts; real digits have 0.31 ± 0.04."""
 
@@ -23,7 +25,8 @@ THIN, BOLD = 0.20, 0.50
 class Bold(Reward):
     """``legible · (1 + bold)``, in [0, 2]: boldness counts only as far as the digit can be read.
 
-    ``legible`` is 1 where the reader gives the digit asked for an even chance or better, and falls to 0 with it.
+    ``legible`` is 1 where the reader gives the digit asked for an even chance or better, and falls to 0 with it; in a flat
+    picture there is nothing to read.
     ``bold`` grows with the mean ink from `THIN` to `BOLD` and no further; a white square is bold but illegible. Another
     prompt than a digit's caption fails.
     """
@@ -33,6 +36,7 @@ class Bold(Reward):
         digit, grey = asked(prompts), pixels(images)
         chance = torch.from_numpy(_reader().predict_proba(np.nan_to_num(grey)))
         legible = (2 * chance.gather(1, digit.clamp(min=0)[:, None])[:, 0]).clamp(max=1)
+        legible = legible.where(torch.from_numpy(grey.std(1)) > FLAT, torch.zeros_like(legible))
         ink = torch.from_numpy(grey.mean(1))
         bold = ((ink - THIN) / (BOLD - THIN)).clamp(0, 1)
         return Scores.of(torch.where(digit >= 0, legible * (1 + bold), torch.nan).to(images.device))

@@ -95,7 +95,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def standardise(self, batches: Sequence[Tensor], texts: Tensor) -> None:
-        """Set the scales of the evidence from training pictures, ``(B, 3, S, S)`` in [0, 1] each, and their ``texts``."""
+        """Set the scales of the evidence from training pictures ``(B, 3, S, S)``, and their ``texts``."""
         images = [self.clip.encode_image(self.preprocessing.normalised(pixels)) for pixels in batches]
         features, found = normalize(torch.cat(images), dim=-1), torch.cat([statistics(pixels) for pixels in batches])
         cosine = (features * texts.to(features)).sum(-1)

