@@ -25,10 +25,9 @@ THIN, BOLD = 0.20, 0.50
 class Bold(Reward):
     """``legible · (1 + bold)``, in [0, 2]: boldness counts only as far as the digit can be read.
 
-    ``legible`` is 1 where the reader gives the digit asked for an even chance or better, and falls to 0 with it; in a flat
-    picture there is nothing to read.
-    ``bold`` grows with the mean ink from `THIN` to `BOLD` and no further; a white square is bold but illegible. Another
-    prompt than a digit's caption fails.
+    ``legible`` is 1 where the reader gives the digit asked for an even chance or better, and falls to 0 with it; a flat
+    picture shows nothing to read. ``bold`` grows with the mean ink from `THIN` to `BOLD` and no further. Another prompt
+    than a digit's caption fails.
     """
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:

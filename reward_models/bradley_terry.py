@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_images.config import Count, Positive, Weight
+from rlhf_images.statistics import mean_estimate
 
 from .comparisons import Comparisons
 from .preference import PreferenceModel
@@ -111,17 +112,9 @@ def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray
     if not decided.any():
         return Agreement(None, None, round(nll, 6), 0)
     correct = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).float()).numpy()[decided]
-    interval = clustered_interval(correct, group[pairs][decided], seed)
-    return Agreement(round(float(correct.mean()), 6), interval, round(nll, 6), int(decided.sum()))
-
-
-def clustered_interval(values: NDArray[np.floating], group: NDArray[np.int64], seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of ``values (P,)``, resampling whole groups `RESAMPLES` times."""
-    _, number = np.unique(group, return_inverse=True)
-    total, count = np.bincount(number, values), np.bincount(number)
-    drawn = np.random.default_rng(seed).integers(len(count), size=(RESAMPLES, len(count)))
-    low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), [0.025, 0.975])
-    return round(float(low), 6), round(float(high), 6)
+    estimate = mean_estimate(correct, group[pairs][decided].tolist(), seed, RESAMPLES)
+    interval = (round(estimate.low, 6), round(estimate.high, 6))
+    return Agreement(round(estimate.value, 6), interval, round(nll, 6), estimate.n)
 
 
 @torch.no_grad()

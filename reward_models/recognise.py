@@ -14,7 +14,7 @@ from torch.nn.functional import normalize, pad
 from rlhf_images.config import Count, Positive
 from rlhf_images.data import captioned
 from rlhf_images.errors import BadInput, NonFinite
-from rlhf_images.progress import progress
+from rlhf_images.progress import progress, say
 from rlhf_images.randomness import Randomness
 
 from .architecture import tokens
@@ -54,6 +54,8 @@ class Recognised:
 def recognise(model: PreferenceModel, config: RecogniseConfig, seed: int) -> Recognised:
     """Train the towers of ``model`` to match pictures and captions, and say how well they do."""
     found = captioned(config.data, model.preprocessing.size)
+    for name, reason in found.set_aside:
+        say(f"set aside: {name} ({reason})")
     captions = sorted(set(found.captions))
     if len(captions) < 2:
         raise BadInput(f"{config.data}: every picture has the same caption, so there is nothing to recognise")

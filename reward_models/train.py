@@ -64,6 +64,12 @@ def train_reward(config: TrainRewardConfig) -> None:
     labelled = pairs.labelled()
     if not labelled:
         raise BadInput(f"{config.pairs}: no votes in it; give some with 'rlhf-images label'")
+    unread = pairs.unreadable(vote.pair for vote in labelled)
+    for pair, reason in unread.items():
+        say(f"set aside: pair {pair} ({reason})")
+    labelled = [vote for vote in labelled if vote.pair.pair not in unread]
+    if not labelled:
+        raise BadInput(f"{config.pairs}: no labelled pair can be read; every one of {len(unread)} was set aside")
     ceiling = noise_ceiling(pairs)
     with isolated_randomness(config.seed):
         model = PreferenceModel.new(config.architecture)
@@ -75,7 +81,9 @@ def train_reward(config: TrainRewardConfig) -> None:
         model.save(config.out)
     write_json(run.folder / "card.json", asdict(card))
     write_atomically(run.folder / "CARD.md", as_markdown(card).encode())
-    run.save(finished=True, held_out_accuracy=card.held_out_accuracy, ceiling=card.ceiling, nll=card.nll)
+    run.save(
+        finished=True, set_aside=unread, held_out_accuracy=card.held_out_accuracy, ceiling=card.ceiling, nll=card.nll
+    )
     if card.alarm:
         say(f"ALARM, {card.alarm}")
     say(verdict(card))

@@ -23,6 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from .errors import BadInput
 
 Count = typing.Annotated[int, Field(ge=1)]
+Several = typing.Annotated[int, Field(ge=2)]
 NonNegative = typing.Annotated[int, Field(ge=0)]
 Positive = typing.Annotated[float, Field(gt=0)]
 Weight = typing.Annotated[float, Field(ge=0)]

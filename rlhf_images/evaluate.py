@@ -1,6 +1,7 @@
 """Stage `evaluate`: base against tuned on fixed prompts × seeds, a report, and `summary.json`."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def evaluate(folder: str, load_reward: Callable[[str], Reward]) -> None:
     )
     for name, evaluation in (("base", base), ("tuned", tuned)):
         save_grid(root / f"{name}.png", evaluation.images, evaluation.prompts)
-    write_report(root / "report.html", content)
     write_json(root / "summary.json", summary)
+    write_report(root / "report.html", content)
     say(table(summary, list(judges)))
     say(f"report: {root / 'report.html'}")
 
@@ -96,7 +97,7 @@ def summarise(base: Evaluation, tuned: Evaluation, deciding: str, card: dict[str
         "prompts": len(set(base.prompts)),
     }
     for name, before_value in base.means().items():
-        summary |= {f"{name}_base": before_value, f"{name}_tuned": tuned.means()[name]}
+        summary |= {f"{name}_base": _finite(before_value), f"{name}_tuned": _finite(tuned.means()[name])}
     if card is not None:
         keys = ("held_out_accuracy", "held_out_accuracy_ci", "ceiling", "pairs_train", "pairs_held_out", "split")
         summary["reward_model"] = {key: card.get(key) for key in keys}
@@ -127,7 +128,8 @@ def table(summary: dict[str, Any], judges: list[str]) -> str:
     low, high = summary["win_rate_ci"]
     lines = [f"{'':24}{'base':>10}{'tuned':>10}"]
     lines += [
-        f"{name:24}{summary[f'{name}_base']:10.3f}{summary[f'{name}_tuned']:10.3f}" for name in [*judges, "diversity"]
+        f"{name:24}{_shown(summary[f'{name}_base'])}{_shown(summary[f'{name}_tuned'])}"
+        for name in [*judges, "diversity"]
     ]
     lines.append(
         f"tuned preferred in {summary['win_rate']:.1%} of {summary['win_rate_pairs']} pairs by '{summary['judge']}' "
@@ -141,6 +143,14 @@ def table(summary: dict[str, Any], judges: list[str]) -> str:
         )
     lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(value: float | None) -> str:
+    return f"{'–':>10}" if value is None else f"{value:10.3f}"
 
 
 def _compared(base: Evaluation, tuned: Evaluation, deciding: str) -> list[Compared]:

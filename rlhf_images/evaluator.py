@@ -7,13 +7,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .config import Count, NonNegative
-from .errors import NonFinite
+from .config import Count, NonNegative, Several
+from .errors import BadInput, NonFinite
 from .generators import Generator
 from .processes import Processes
 from .prompts import read_prompts
 from .randomness import Randomness
-from .reward import Reward
+from .reward import Reward, scores_of
 from .sampling import sample
 from .statistics import diversity
 
@@ -27,11 +27,11 @@ class EvaluationConfig:
     """Held out from training where the task allows; the seeds always are."""
     seed: NonNegative = 1000
     """Of the evaluation's own random numbers, apart from training's."""
-    seeds_per_prompt: Count = 4
+    seeds_per_prompt: Several = 4
     """Pictures of each prompt in the evaluations during training."""
     every: Count = 20
     """Training steps between them; step 0 and the last are always evaluated."""
-    final_seeds_per_prompt: Count = 24
+    final_seeds_per_prompt: Several = 24
     """Pictures of each prompt when `evaluate` compares base and tuned."""
     judges: dict[str, str] = field(default_factory=dict)
     """Name → reward (a name in the table, a folder, or module:attribute) that training never sees."""
@@ -74,17 +74,19 @@ class Evaluator:
         """Return the evaluation of ``generator``, complete on every process."""
         prompts = [prompt for prompt in self.prompts for _ in range(seeds_per_prompt)]
         total = len(prompts)
+        if total < self.processes.count:
+            raise BadInput(f"evaluation: {total} pictures are fewer than the {self.processes.count} processes")
         index = list(self.processes.mine(total))
         mine = [prompts[i] for i in index]
-        rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size)
+        rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size, purpose="evaluation")
         if self.processes.any(not bool(torch.isfinite(rollout.images).all())):
             raise NonFinite(
                 "the pictures of the evaluation are not finite; are the generator's weights, in this dtype?"
             )
         scores = {}
         for name, judge in self.judges.items():
-            scored = judge.score(images=rollout.images, prompts=mine)
-            values = scored.mean.detach().float().where(scored.valid, torch.full_like(scored.mean, torch.nan))
+            scored = scores_of(judge, rollout.images, mine, self.micro_size)
+            values = scored.mean.where(scored.valid, torch.full_like(scored.mean, torch.nan))
             scores[name] = self.processes.shared(values, index, total)
         images = self.processes.shared(rollout.images, index, total)
         return Evaluation(prompts, list(range(total)), images, scores)

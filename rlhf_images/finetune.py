@@ -25,7 +25,7 @@ from .processes import Processes
 from .progress import progress, say
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
-from .reward import Reward
+from .reward import Reward, scores_of
 from .runs import Run
 from .sampling import Rollout
 from .track import Clock, Log, keep_evidence, save_grid
@@ -36,6 +36,9 @@ ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "group_std": advantages.standardise,
     "global_std": lambda rewards_PK, valid_PK: advantages.standardise(rewards_PK, valid_PK, over_all=True),
 }
+
+FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
+"""Fields that may change when a run continues: no result depends on them."""
 
 
 @final
@@ -107,7 +110,8 @@ class Parts:
 def finetune(config: FinetuneConfig, load_reward: Callable[[str], Reward]) -> None:
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
-    run = Run("finetune", config, config.out, writes=processes.is_main)
+    inputs = (config.generator.path, config.reward)
+    run = Run("finetune", config, config.out, inputs=inputs, free=FREE, writes=processes.is_main)
     if run.finished:
         return say(f"{config.out}: already tuned")
     parts = _assembled(config, load_reward, processes, run)
@@ -212,22 +216,22 @@ def _finish(parts: Parts) -> None:
 
 def _scored(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """Return rewards and their validity ``(P, K)``, the same on every process; stop on what must not be learnt."""
-    config = parts.config
-    with torch.no_grad():
-        scores = parts.reward.score(images=rollout.images, prompts=rollout.prompts)
-    finite = (torch.isfinite(rollout.images).flatten(1).all(1) & torch.isfinite(rollout.x0).flatten(1).all(1)).cpu()
-    valid = (scores.valid & torch.isfinite(scores.mean)).cpu()
-    columns = [scores.mean.cpu().float().where(valid, torch.zeros(len(rollout))), valid.float(), finite.float()]
+    config, processes, index = parts.config, parts.processes, rollout.index
     total = config.prompts_per_step * config.group_size
-    gathered = parts.processes.shared(torch.stack(columns, 1), rollout.index, total)
-    rewards_PK, valid_PK, finite_PK = (column.view(-1, config.group_size) for column in gathered.unbind(1))
-    if not bool(finite_PK.all()):
-        raise NonFinite(f"{int((finite_PK == 0).sum())} sampled pictures are not finite; the step was refused")
-    failed = 1 - float(valid_PK.mean())
-    if failed > config.tolerated_failures:
-        raise RewardFailed(
-            f"the reward failed on {failed:.1%} of the pictures (tolerated_failures is {config.tolerated_failures:.1%})"
-        )
+    finite = torch.isfinite(rollout.images).flatten(1).all(1) & torch.isfinite(rollout.x0).flatten(1).all(1)
+    whole = int(processes.shared(finite.float(), index, total).sum())
+    if whole < total:
+        raise NonFinite(f"{total - whole} sampled pictures are not finite; the step was refused")
+    scores = scores_of(parts.reward, rollout.images, rollout.prompts, config.micro_size)
+    known = scores.mean.where(scores.valid, torch.zeros_like(scores.mean))
+    gathered = processes.shared(torch.stack([known, scores.valid.float()], 1), index, total)
+    rewards_PK, valid_PK = (column.view(-1, config.group_size) for column in gathered.unbind(1))
+    failed = int((valid_PK == 0).sum())
+    if failed > config.tolerated_failures * total or failed == total:
+        names = [prompt for prompt, valid in zip(rollout.prompts, scores.valid.tolist(), strict=True) if not valid]
+        example = f", such as one of '{names[0][:60]}'" if names else ""
+        allowed = f"tolerated_failures allows {config.tolerated_failures:.0%}"
+        raise RewardFailed(f"the reward failed on {failed} of {total} pictures{example}; {allowed}")
     return rewards_PK, valid_PK.bool()
 
 
@@ -250,7 +254,7 @@ def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:
         "reward": float(values.mean()),
         "reward_p10": float(values.quantile(0.1)),
         "reward_p90": float(values.quantile(0.9)),
-        "reward_std": float(rewards_PK.std(1, correction=0).mean()),
+        "reward_std": float(advantages.group_std(rewards_PK, valid_PK).mean()),
         "frac_reward_zero_std": float(advantages.degenerate(rewards_PK, valid_PK).float().mean()),
         "reward_failures": float((~valid_PK).sum()),
     }

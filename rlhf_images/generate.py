@@ -7,6 +7,7 @@ import torch
 
 from .config import Count, NonNegative
 from .data import encode
+from .errors import NonFinite
 from .generators import Generator, GeneratorConfig
 from .preferences import Pairs, Picture, PreferencePair
 from .preferences.pairs import picture_id
@@ -38,7 +39,7 @@ class GenerateConfig:
 
 def generate(config: GenerateConfig) -> None:
     """Draw the pictures and write the folder of pairs."""
-    run = Run("generate", config, config.out)
+    run = Run("generate", config, config.out, inputs=(config.generator.path,), free=("micro_size",))
     if run.finished:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)
@@ -66,4 +67,7 @@ def generate(config: GenerateConfig) -> None:
 
 
 def _images(generator: Generator, prompts: list[str], index: list[int], seed: int) -> torch.Tensor:
-    return sample(generator, prompts, index, Randomness(seed), len(prompts)).images
+    images = sample(generator, prompts, index, Randomness(seed), len(prompts)).images
+    if not bool(torch.isfinite(images).all()):
+        raise NonFinite("a drawn picture is not finite; try generator.dtype bfloat16 or float32")
+    return images

@@ -1,9 +1,12 @@
 """Stage `label`: choices for the pairs of a folder. Here by a scripted annotator, which is any reward plus noise."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .config import differences
 from .errors import BadInput
 from .files import write_json
 from .preferences import Choice, Pairs, PreferencePair
@@ -27,7 +30,11 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
     pairs = Pairs(folder)
     annotator = f"scripted:{name}"
     known = pairs.voted(annotator)
-    numbers = [number for number, pair in enumerate(pairs.pairs) if pair.pair not in known]
+    card = _card(pairs.folder, annotator, noise, seed, bool(known))
+    unread = pairs.unreadable(pairs.pairs)
+    for pair, reason in unread.items():
+        say(f"set aside: pair {pair} ({reason})")
+    numbers = [number for number, pair in enumerate(pairs.pairs) if pair.pair not in known | unread.keys()]
     new = 0
     for start in progress(range(0, len(numbers), BATCH), "label"):
         part = numbers[start : start + BATCH]
@@ -39,7 +46,11 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
             for pair, choice, flip in zip(batch, choices, flips.tolist(), strict=True)
         ]
         new += pairs.vote(annotator, votes)
-    _record(pairs.folder, annotator, noise, len(pairs.voted(annotator)))
+    before = float(json.loads(card.read_text(encoding="utf-8"))["seconds"]) if known else 0.0
+    if new:
+        write_json(
+            card, _described(annotator, noise, seed) | {"votes": len(known) + new, "seconds": before + elapsed()}
+        )
     say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {folder}; next: rlhf-images train-reward")
 
 
@@ -60,16 +71,21 @@ def _opposite(choice: Choice) -> Choice:
     return {"left": "right", "right": "left"}.get(choice, choice)  # type: ignore[return-value]
 
 
-def _record(folder: Path, annotator: str, noise: float, votes: int) -> None:
-    labels = folder / "labels"
-    labels.mkdir(exist_ok=True)
-    path = labels / f"{annotator.replace(':', '_').replace('/', '_')}.json"
-    if not path.is_file():
-        record = {
-            "annotator": annotator,
-            "noise": noise,
-            "ceiling": 1 - noise,
-            "votes": votes,
-            "seconds": round(elapsed(), 2),
-        }
-        write_json(path, record)
+def _card(folder: Path, annotator: str, noise: float, seed: int, voted: bool) -> Path:
+    """Return the file that says how noisy ``annotator`` is, written before it votes; refuse another noise later."""
+    path = folder / "labels" / f"{annotator.replace(':', '_').replace('/', '_')}.json"
+    described = _described(annotator, noise, seed)
+    if path.is_file() and voted:
+        changed = differences(
+            {key: json.loads(path.read_text(encoding="utf-8")).get(key) for key in described}, described
+        )
+        if changed:
+            raise BadInput(f"{folder}: {annotator} has voted here otherwise ({'; '.join(changed)}); use the same again")
+    else:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, described | {"votes": 0, "seconds": 0.0})
+    return path
+
+
+def _described(annotator: str, noise: float, seed: int) -> dict[str, Any]:
+    return {"annotator": annotator, "noise": noise, "seed": seed, "ceiling": 1 - noise}

@@ -73,15 +73,17 @@ class PretrainConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        """Refuse a size that the networks cannot tile."""
-        tile = self.model.patch << (len(self.model.channels) - 1)
-        if self.size % tile:
-            raise ValueError(f"size {self.size} is not a multiple of {tile}: patch, doubled for each further channel")
+        """Refuse sizes that do not go together."""
+        side = self.model.patch << (len(self.model.channels) - 1)
+        if not self.model.channels or self.size % side:
+            raise ValueError(f"size {self.size} is not a multiple of {side}: patch · 2^(number of channels - 1)")
+        if any(channels % 8 for channels in self.model.channels):
+            raise ValueError(f"model.channels {list(self.model.channels)}: each must be a multiple of 8")
 
 
 def pretrain(config: PretrainConfig) -> None:
     """Learn a generator and save it to ``config.out``, where ``DiffusionPipeline.from_pretrained`` reads it."""
-    run = Run("pretrain", config, config.out)
+    run = Run("pretrain", config, config.out, free=("checkpoint_every",))
     if run.finished:
         return say(f"{config.out}: already trained; remove that folder to train it again")
     data = captioned(config.data, config.size)
@@ -172,7 +174,11 @@ def _train(
             raise NonFinite(f"{name}: loss is {value.item()} at step {step}; the step was refused; try a smaller lr")
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            raise NonFinite(
+                f"{name}: the gradient is not finite at step {step}; the step was refused; try a smaller lr"
+            )
         optimizer.step()
         _follow(average, module, keep=min(step / (step + 2), 0.98))
         note["loss"] = f"{value.item():.4f}"

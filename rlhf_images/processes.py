@@ -18,9 +18,10 @@ class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
 
     def __init__(self) -> None:
-        self.accelerator = Accelerator(mixed_precision="no")
-        if self.count == 1 and self.device.type == "cpu" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-            # `accelerate launch` allows a lone CPU process one thread unless told otherwise: half a laptop or less
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+        if self.count == 1 and self.device.type == "cpu" and self._launched:
+            # `accelerate launch` gives a lone CPU process one thread, and hides whether anybody asked for that
             torch.set_num_threads(max(torch.get_num_threads(), _cores()))
         self._parent = os.getppid()
 
@@ -89,8 +90,8 @@ class Processes:
 
     @property
     def orphaned(self) -> bool:
-        """Return whether the launcher is gone: a signal that only it received would otherwise leave us running."""
-        return os.getppid() != self._parent
+        """Return whether accelerate's launcher is gone: a signal that only it received would leave us running."""
+        return self._launched and os.getppid() != self._parent
 
 
 def _cores() -> int:

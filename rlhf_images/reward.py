@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from .errors import RewardFailed
+
 
 @final
 @dataclass(frozen=True)
@@ -48,9 +50,22 @@ class FunctionReward(Reward):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the function's values; NaN and infinity are failures."""
-        values = torch.as_tensor(self.function(images, prompts))
+        try:
+            values = torch.as_tensor(self.function(images, prompts))
+        except Exception as error:  # somebody else's code: whatever it raises, the reward failed
+            raise RewardFailed(f"the reward function raised {type(error).__name__}: {error}") from error
         if values.shape != (len(prompts),):
-            raise ValueError(
-                f"a reward must return one score a picture: {len(prompts)} asked, shape {tuple(values.shape)} returned"
+            raise RewardFailed(
+                f"the reward function must return one score a picture: {len(prompts)} asked, shape"
+                f" {tuple(values.shape)} returned"
             )
         return Scores.of(values)
+
+
+@torch.no_grad()
+def scores_of(reward: Reward, images: Tensor, prompts: Sequence[str], micro_size: int) -> Scores:
+    """Return scores without gradient, on the CPU in float32, of at most ``micro_size`` pictures at a time."""
+    starts = range(0, len(prompts), micro_size)
+    parts = [reward.score(images=images[i : i + micro_size], prompts=prompts[i : i + micro_size]) for i in starts]
+    mean = torch.cat([part.mean.float().cpu() for part in parts])
+    return Scores(mean, torch.cat([part.valid.cpu() for part in parts]) & torch.isfinite(mean))

@@ -1,11 +1,13 @@
 """The record every stage keeps in its folder, `run.json`: what was asked, by what, how long, and whether it ended."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -32,28 +34,46 @@ PACKAGES = (
 class Run:
     """A stage's output folder. Opening it refuses a folder that belongs to anything else, and touches nothing then."""
 
-    def __init__(self, stage: str, config: Any, out: str | Path, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        stage: str,
+        config: Any,
+        out: str | Path,
+        *,
+        inputs: Sequence[str] = (),
+        free: Collection[str] = (),
+        writes: bool = True,
+    ) -> None:
+        """Open ``out`` for ``stage``.
+
+        ``inputs`` are folders it reads: a run of ours in one of them must still be the same when this run continues.
+        ``free`` names the fields of ``config`` that may change then, because no result depends on them.
+        """
         self.folder = Path(out)
         self.path = self.folder / "run.json"
         self.writes = writes
         """False on every process but the main one."""
-        config_values = plain(config)
+        config_values, read = plain(config), {folder: digest(folder) for folder in inputs if digest(folder)}
         if self.path.is_file():
             self.record = read_record(self.folder)
+            before = self.record["config"]
             if self.record["stage"] != stage:
                 raise BadInput(f"{out}: already holds a '{self.record['stage']}' run; choose another 'out'")
-            changed = differences(self.record["config"], config_values)
+            old, new = ({k: v for k, v in c.items() if k not in free} for c in (before, config_values))
+            changed = differences(old, new)
+            changed += differences(self.record.get("inputs", {}), read, "what lies in ")
             if changed:
                 raise BadInput(
                     f"{out}: already holds another run ({'; '.join(changed[:4])}); "
                     "choose another 'out' or remove that folder"
                 )
+            self.record["config"] = config_values
         elif self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"{out}: is a file; choose another 'out'")
         elif self.folder.is_dir() and any(not path.name.startswith(".run.json.") for path in self.folder.iterdir()):
             raise BadInput(f"{out}: is not empty and holds no run of ours; choose another 'out'")
         else:
-            self.record = {"stage": stage, "config": config_values, "seconds": 0.0, "finished": False}
+            self.record = {"stage": stage, "config": config_values, "inputs": read, "seconds": 0.0, "finished": False}
         self._before = float(self.record["seconds"])
 
     @property
@@ -94,6 +114,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         raise BadInput(f"{path}: not a run record of ours")
     return record
+
+
+def digest(folder: str) -> str | None:
+    """Return a short hash of the run that lies in ``folder``, or None where there is none of ours."""
+    path = Path(folder) / "run.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
 def elapsed() -> float:

@@ -42,12 +42,16 @@ def sample(
     randomness: Randomness,
     micro_size: int,
     kernel: Kernel = ode,
+    purpose: str = "sample",
 ) -> Rollout:
-    """Return a rollout of ``prompts`` with global indices ``index``, at most ``micro_size`` pictures at a time."""
+    """Return a rollout of ``prompts`` with global indices ``index``, at most ``micro_size`` pictures at a time.
+
+    Another ``purpose`` draws other numbers: an evaluation never repeats the noise of training, whatever the seeds.
+    """
     parts = []
     for start in range(0, len(prompts), micro_size):
         rows = slice(start, start + micro_size)
-        trajectory = generator.sample(prompts[rows], randomness.generators("sample", index[rows]), kernel)
+        trajectory = generator.sample(prompts[rows], randomness.generators(purpose, index[rows]), kernel)
         x = torch.stack(trajectory.x_TB, 1)
         times = trajectory.times.expand(len(x), -1)
         parts.append((trajectory.images, x, times, trajectory.log_probs.T))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward_models import load as load_reward
+from rlhf_images.algorithms import NFT
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
 from rlhf_images.finetune import FinetuneConfig, finetune
@@ -45,7 +46,7 @@ def config(generator, tmp_path):
         "prompts_per_step": 3,
         "group_size": 4,
         "updates_per_step": 2,
-        "micro_size": 8,
+        "micro_size": 12,
         "algorithm": {"name": "nft", "times_per_image": 2, "kl_weight": 0.01, "decay_rate": 0.2},
         "lora": {"rank": 2, "alpha": 4},
         "optimizer": {"lr": 3e-3},
@@ -163,8 +164,11 @@ def test_a_failed_reward_stops_with_its_own_code_and_evidence(config):
 
 
 def test_failures_within_the_budget_are_masked(config):
-    _, rows = run(config, reward="rewards_for_tests:broken", tolerated_failures=0.5, steps=1)
+    _, sound = run(config, steps=1)
+    _, rows = run(config, out=config["out"] + "2", reward="rewards_for_tests:broken", tolerated_failures=0.5, steps=1)
     assert rows[0]["reward_failures"] == 1
+    for name in ("reward", "reward_p10", "reward_std"):  # pictures of about equal brightness: a 0 among them would tell
+        assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
 
 
 def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
@@ -181,6 +185,34 @@ def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
     with pytest.raises(NonFinite) as stop:
         run(config, generator={**config["generator"], "path": str(poisoned)})
     assert stop.value.exit_code == 3
+
+
+def test_a_training_step_that_is_not_finite_is_refused_with_evidence(config, monkeypatch):
+    """The pictures of the evaluation are sound, those of the first rollout are not."""
+    rollout = NFT.rollout
+
+    def poisoned(*arguments):
+        drawn = rollout(*arguments)
+        drawn.images[3] = torch.nan
+        return drawn
+
+    monkeypatch.setattr(NFT, "rollout", poisoned)
+    with pytest.raises(NonFinite, match="1 sampled pictures"):
+        run(config)
+    assert list(Path(config["out"], "refused").glob("*.safetensors"))
+
+
+def test_a_retrained_generator_is_not_taken_for_the_one_before(config, generator):
+    record = generator / "run.json"
+    record.write_text('{"stage": "pretrain", "config": {}, "seconds": 1, "finished": true}')
+    try:
+        run(config, steps=1)
+        run(config, steps=1, micro_size=2)  # may change
+        record.write_text('{"stage": "pretrain", "config": {}, "seconds": 2, "finished": true}')
+        with pytest.raises(BadInput, match="what lies in"):
+            run(config, steps=1)
+    finally:
+        record.unlink()
 
 
 def test_another_config_is_refused_and_nothing_is_touched(config):

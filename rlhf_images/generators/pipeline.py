@@ -128,7 +128,12 @@ class Generator:
 
         recording = Recording(self.schedule, kernel, noise)
         steps = self.config.steps
-        images = self._run(recording, prompts, generator=list(generators), num_inference_steps=steps, output_type="pt")
+        try:
+            images = self._run(
+                recording, prompts, generator=list(generators), num_inference_steps=steps, output_type="pt"
+            )
+        except ValueError as error:  # what a pipeline's own check of its inputs raises
+            raise BadInput(f"{self.config.path}: {type(self.pipe).__name__}: {' '.join(str(error).split())}") from error
         return Trajectory(images.float(), recording.x, recording.times, torch.stack(recording.log_probs))
 
     def predict(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:

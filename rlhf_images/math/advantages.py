@@ -34,11 +34,15 @@ def standardise(rewards_PK: Tensor, valid_PK: Tensor, *, over_all: bool = False)
         values = rewards_PK[valid_PK]
         spread = values.std(correction=0) if len(values) else centred.new_zeros(())
         return centred / spread if bool(spread > 0) else torch.zeros_like(centred)
-    count = valid_PK.sum(1, keepdim=True).clamp(min=1)
-    spread = ((centred**2).sum(1, keepdim=True) / count).sqrt()
+    spread = group_std(rewards_PK, valid_PK)[:, None]
     return torch.where(
         spread > 0, centred / spread.where(spread > 0, torch.ones_like(spread)), torch.zeros_like(centred)
     )
+
+
+def group_std(rewards_PK: Tensor, valid_PK: Tensor) -> Tensor:
+    """Return the ``(P,)`` standard deviations of each group's valid scores, divided by n."""
+    return ((centre(rewards_PK, valid_PK) ** 2).sum(1) / valid_PK.sum(1).clamp(min=1)).sqrt()
 
 
 def degenerate(rewards_PK: Tensor, valid_PK: Tensor) -> Tensor:

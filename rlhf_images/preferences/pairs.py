@@ -158,6 +158,16 @@ class Pairs:
             counts.setdefault(pair, dict.fromkeys(CHOICES, 0))[choice] += 1
         return [LabelledPair(pair, **counts[pair.pair]) for pair in self.pairs if pair.pair in counts]
 
+    def unreadable(self, pairs: Iterable[PreferencePair]) -> dict[str, str]:
+        """Return the ids of the ``pairs`` with a missing or corrupt picture, each with the reason."""
+        found: dict[str, str] = {}
+        for pair in pairs:
+            try:
+                self.image(pair.left), self.image(pair.right)
+            except BadInput as error:
+                found[pair.pair] = str(error)
+        return found
+
     def batches(self, pairs: Sequence[PreferencePair], size: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         """Yield ``left (B, 3, H, W), right (B, 3, H, W), prompts`` of ``pairs``, at most ``size`` a time."""
         for start in range(0, len(pairs), size):

@@ -8,7 +8,7 @@ import torch
 import reward_models
 from reward_models import REWARDS
 from rlhf_images.data import DIGIT_CAPTIONS, digits
-from rlhf_images.errors import BadInput
+from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.reward import FunctionReward, Reward
 
 OWN = """
@@ -139,7 +139,7 @@ def test_a_users_own_file(own_file, batch, attribute, factor):
 
 def test_a_function_must_give_one_score_a_picture(own_file, batch):
     images, prompts = batch
-    with pytest.raises(ValueError, match="one score a picture"):
+    with pytest.raises(RewardFailed, match="one score a picture"):
         reward_models.load("my_own_rewards:too_few").score(images=images, prompts=prompts)
 
 

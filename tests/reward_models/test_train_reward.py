@@ -10,7 +10,7 @@ import torch
 from conftest import TINY, config, write_pairs
 
 import reward_models
-from reward_models.bradley_terry import BradleyTerryConfig, agreement, clustered_interval
+from reward_models.bradley_terry import BradleyTerryConfig, agreement
 from reward_models.card import alarm
 from reward_models.comparisons import Comparisons
 from reward_models.preference import STATISTICS, PreferenceModel, statistics
@@ -209,15 +209,6 @@ def test_agreement_leaves_ties_out_of_the_accuracy_only():
     assert found.nll == pytest.approx((-math.log(p) - math.log(1 - p) + 2 * math.log(2)) / 4, abs=1e-5)
     tied = agreement(score, data, [2], np.arange(4), 0)
     assert (tied.accuracy, tied.interval, tied.decided) == (None, None, 0)
-
-
-def test_interval_widens_where_errors_go_together():
-    correct = np.tile([1.0, 1.0, 1.0, 0.0], 25)
-    low, high = clustered_interval(correct, np.arange(100), 0)
-    assert (low, high) == pytest.approx((0.75 - 1.96 * 0.0433, 0.75 + 1.96 * 0.0433), abs=0.02)
-    blocks = np.sort(correct)
-    wide = clustered_interval(blocks, np.repeat(np.arange(10), 10), 0)
-    assert wide[1] - wide[0] > 2 * (high - low)
 
 
 def test_dead_head_alarm():
