@@ -7,16 +7,22 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "demo"
-COLUMNS, SIDE, SCALE, GAP = 10, 16, 3, 24
+COLUMNS, SIDE, SCALE, GAP = 8, 16, 3, 24
 
 
 def picture() -> Image.Image:
-    """Return the first seeds of every prompt, base on the left, tuned on the right, enlarged."""
-    halves = [Image.open(RUN / f"{name}.png").crop((0, 0, COLUMNS * SIDE, 10 * SIDE)) for name in ("base", "tuned")]
-    width, height = COLUMNS * SIDE * SCALE, 10 * SIDE * SCALE
-    whole = Image.new("RGB", (2 * width + GAP, height), "white")
-    for number, half in enumerate(halves):
-        whole.paste(half.resize((width, height), Image.Resampling.NEAREST), (number * (width + GAP), 0))
+    """Return the first seeds of every prompt, base on the left, tuned on the right, enlarged and set apart."""
+    pitch = SIDE * SCALE + 4
+    whole = Image.new("RGB", (2 * COLUMNS * pitch + GAP, 10 * pitch), "#808080")
+    for number, name in enumerate(("base", "tuned")):
+        grid = Image.open(RUN / f"{name}.png")
+        for row in range(10):
+            for column in range(COLUMNS):
+                left, top = column * SIDE, row * SIDE
+                tile = grid.crop((left, top, left + SIDE, top + SIDE)).resize(
+                    (SIDE * SCALE,) * 2, Image.Resampling.NEAREST
+                )
+                whole.paste(tile, (number * (COLUMNS * pitch + GAP) + column * pitch + 2, row * pitch + 2))
     return whole
 
 
