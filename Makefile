@@ -3,6 +3,8 @@
 #   make test   sets up, then runs the tests
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait by spinning make a shared machine crawl.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check setup lock clean
 
@@ -18,12 +20,12 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	@$(BIN)/rlhf-images pretrain configs/digits/pretrain.yaml
-	@$(BIN)/rlhf-images generate configs/digits/generate.yaml
-	@$(BIN)/rlhf-images label runs/demo/pairs --scripted bold --noise 0.1
-	@$(BIN)/rlhf-images train-reward configs/digits/reward.yaml
-	@$(BIN)/accelerate launch scripts/finetune.py configs/digits/finetune.yaml
-	@$(BIN)/rlhf-images evaluate runs/demo
+	$(BIN)/rlhf-images pretrain configs/digits/pretrain.yaml
+	$(BIN)/rlhf-images generate configs/digits/generate.yaml
+	$(BIN)/rlhf-images label runs/demo/pairs --scripted bold --noise 0.1
+	$(BIN)/rlhf-images train-reward configs/digits/reward.yaml
+	$(BIN)/accelerate launch scripts/finetune.py configs/digits/finetune.yaml
+	$(BIN)/rlhf-images evaluate runs/demo
 
 test: setup
 	@$(BIN)/python -m pytest
