@@ -3,7 +3,8 @@
 #   make test   sets up, then runs the tests
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads that wait by spinning make a shared machine crawl.
+# The networks here are tiny: a second thread gains little, and on a shared machine it makes them crawl.
+export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check setup lock clean

@@ -20,9 +20,6 @@ class Processes:
     def __init__(self) -> None:
         self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
         self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-        if self.count == 1 and self.device.type == "cpu" and self._launched:
-            # `accelerate launch` gives a lone CPU process one thread, and hides whether anybody asked for that
-            torch.set_num_threads(max(torch.get_num_threads(), _cores()))
         self._parent = os.getppid()
 
     @property
@@ -92,8 +89,3 @@ class Processes:
     def orphaned(self) -> bool:
         """Return whether accelerate's launcher is gone: a signal that only it received would leave us running."""
         return self._launched and os.getppid() != self._parent
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -84,7 +84,7 @@ def test_numbers_are_numbers_in_files_and_overrides(tmp_path, written, number):
     assert read(tmp_path, "steps: 3", f"call.x={written}").call == {"x": number}
 
 
-@pytest.mark.parametrize("text", ["1e5x", "e5", "5e", "+", "1.2.3"])
+@pytest.mark.parametrize("text", ["1e5x", "e5", ".e5", "-e5", "5e", "+", "1.2.3"])
 def test_text_that_only_begins_like_a_number_is_text(tmp_path, text):
     assert read(tmp_path, f"steps: 3\nprompts: {text}").prompts == text
 

@@ -203,7 +203,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, ten_digit
 
 @pytest.mark.parametrize("source", ["./nothing", "/nothing/here", "nothing", "a/b/c"])
 def test_a_missing_data_set_is_named(source):
-    with pytest.raises(BadInput, match=source):
+    with pytest.raises(BadInput, match=f"^{source}: no such folder or data set$"):
         captioned(source, 8)
 
 

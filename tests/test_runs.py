@@ -57,6 +57,12 @@ def test_a_new_run_says_what_was_asked_and_by_what(tmp_path):
     assert "command" in record
 
 
+def test_a_package_that_is_not_there_is_said_to_be_so(monkeypatch):
+    monkeypatch.setattr(runs, "PACKAGES", ("torch", "no-such-package"))
+    assert runs.versions()["no-such-package"] == "not installed"
+    assert runs.versions()["torch"][0].isdigit()
+
+
 def test_the_same_run_goes_on_and_its_times_add_up(tmp_path):
     Run("paint", Config(), tmp_path / "run").save(pictures=5)
     path = tmp_path / "run/run.json"
