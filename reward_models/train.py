@@ -134,7 +134,7 @@ def noise_ceiling(pairs: Pairs) -> float | None:
     for path in sorted((pairs.folder / "labels").glob("*.json")):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
-            ceiling, count = card.get("ceiling"), len(pairs.voted(str(card["annotator"])))
+            ceiling, count = card.get("ceiling"), len(pairs.store.voted(str(card["annotator"])))
             if ceiling is not None:
                 weighted, votes = weighted + float(ceiling) * count, votes + count
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """Stage `label`: choices for the pairs of a folder. Here by a scripted annotator, which is any reward plus noise."""
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from .config import differences
 from .errors import BadInput
 from .files import write_json
-from .preferences import Choice, Pairs, PreferencePair
+from .preferences import Choice, Event, Pairs, PreferencePair
+from .preferences.events import other_side
 from .progress import progress, say
 from .randomness import Randomness
 from .reward import Reward
@@ -29,7 +31,7 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
         raise BadInput(f"--noise {noise}: a probability of the opposite answer, from 0 to 0.5")
     pairs = Pairs(folder)
     annotator = f"scripted:{name}"
-    known = pairs.voted(annotator)
+    known = pairs.store.voted(annotator)
     card = _card(pairs.folder, annotator, noise, seed, bool(known))
     unread = pairs.unreadable(pairs.pairs)
     for pair, reason in unread.items():
@@ -41,11 +43,14 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
         batch = [pairs.pairs[number] for number in part]
         choices = _choices(pairs, batch, taste)
         flips = Randomness(seed).uniform(f"noise of {annotator}", part) < noise
-        votes = [
-            (pair.pair, _opposite(choice) if flip else choice)
-            for pair, choice, flip in zip(batch, choices, flips.tolist(), strict=True)
-        ]
-        new += pairs.vote(annotator, votes)
+        new += len(
+            pairs.store.add(
+                [
+                    Event(str(uuid.uuid4()), "vote", pair.pair, annotator, other_side(choice) if flip else choice)
+                    for pair, choice, flip in zip(batch, choices, flips.tolist(), strict=True)
+                ]
+            )
+        )
     before = float(json.loads(card.read_text(encoding="utf-8"))["seconds"]) if known else 0.0
     if new:
         write_json(
@@ -65,10 +70,6 @@ def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[C
         )
     difference = (scored_left.mean - scored_right.mean).tolist()
     return ["left" if value > 0 else "right" if value < 0 else "tie" for value in difference]
-
-
-def _opposite(choice: Choice) -> Choice:
-    return {"left": "right", "right": "left"}.get(choice, choice)  # type: ignore[return-value]
 
 
 def _card(folder: Path, annotator: str, noise: float, seed: int, voted: bool) -> Path:
