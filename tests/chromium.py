@@ -93,7 +93,9 @@ class Chromium:
             self._number += 1
             number = self._number
             answer = self._answers[number] = queue.Queue()
-            message = {"id": number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+            message = {"id": number, "method": method, "params": parameters} | (
+                {"sessionId": session} if session else {}
+            )
             os.write(self._out, json.dumps(message).encode() + b"\0")
         found = answer.get(timeout=PATIENCE)
         if "error" in found:
@@ -133,9 +135,7 @@ class Page:
         browser.listeners[session] = self._heard
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         if phone:
             self.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
             self.send("Emulation.setEmitTouchEventsForMouse", enabled=False)
@@ -191,7 +191,13 @@ class Page:
     def key_down(self, key: str, modifiers: int = 0, *, repeat: bool = False) -> None:
         writes = len(key) == 1 and not modifiers & CONTROL
         text = {"text": key} if writes else {"text": "\r"} if key == "Enter" else {}
-        self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **self._key(key, modifiers), autoRepeat=repeat, **text)
+        self.send(
+            "Input.dispatchKeyEvent",
+            type="keyDown" if text else "rawKeyDown",
+            **self._key(key, modifiers),
+            autoRepeat=repeat,
+            **text,
+        )
 
     def key_up(self, key: str, modifiers: int = 0) -> None:
         self.send("Input.dispatchKeyEvent", type="keyUp", **self._key(key, modifiers))
@@ -202,7 +208,9 @@ class Page:
 
     def where(self, selector: str) -> tuple[float, float]:
         """Return the middle of an element on the screen."""
-        box = self.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())")
+        box = self.js(
+            f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())"
+        )
         return float(box[0]), float(box[1])
 
     def click(self, selector: str) -> None:

@@ -6,6 +6,7 @@ waits for the disk or the database runs in threads; writes go one after the othe
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, final
 from urllib.parse import quote, unquote
@@ -20,8 +21,9 @@ from starlette.types import ASGIApp
 
 from ..errors import BadInput
 from ..preferences.assignment import Assignment
-from ..preferences.events import MAX_NAME, TAGS, Event, standing
+from ..preferences.events import MAX_NAME, TAGS, Event, other_side, standing
 from ..preferences.store import Refused
+from ..progress import say
 from . import guide, history, pictures
 from .security import Door, Guard, refused
 
@@ -58,7 +60,7 @@ def application(assignment: Assignment, door: Door, annotator: str | None = None
         Route("/api/guide", desk.guide),
         Route("/api/guide", desk.write_guide, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _bad_input, 500: _failed}
+    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, 500: _failed}
     return Guard(Starlette(routes=routes, exception_handlers=handlers), door)
 
 
@@ -74,7 +76,9 @@ class Desk:
         self.annotator = annotator
         self.next_command = next_command
         self.cookie = f"{door.cookie}_annotator"
-        self.writing = anyio.CapacityLimiter(1)  # threads that queue here are served in turn; at the database they are not
+        self.writing = anyio.CapacityLimiter(
+            1
+        )  # threads that queue here are served in turn; at the database they are not
         self.files = {
             entry.name: entry.read_bytes()
             for entry in (files("rlhf_images.labelling") / "page").iterdir()
@@ -120,7 +124,7 @@ class Desk:
         """Hand out the next pairs."""
         annotator, n = self._who(request), _number(request, "n", 1, MAX_AHEAD)
         shown = await self._write(self.assignment.next, annotator, n)
-        done, total = await self._thread(self.assignment.progress, annotator)
+        done, total = await self._write(self.assignment.progress, annotator)
         rows = [{"pair": one.pair, "prompt": one.prompt, "left": one.left, "right": one.right} for one in shown]
         return _json({"pairs": rows, "done": done, "total": total})
 
@@ -129,7 +133,7 @@ class Desk:
         annotator, rows = self._who(request), await _body(request)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or len(rows) > MAX_EVENTS:
             raise HTTPException(400, f"send a list of at most {MAX_EVENTS} events, each an object")
-        events = [self.assignment.event(annotator, row) for row in rows]
+        events = [self._event(annotator, row) for row in rows]
         return _json({"saved": await self._write(self._stored, events)})
 
     async def history(self, request: Request) -> Response:
@@ -158,17 +162,44 @@ class Desk:
         body = await _body(request)
         if not isinstance(body, dict) or not all(isinstance(body.get(key), str) for key in ("text", "version")):
             raise HTTPException(400, "send {text, version}")
-        await self._write(guide.write, self.pairs.folder, body["text"], body["version"])
+        if len(body["text"]) > guide.MAX_CHARACTERS:
+            raise HTTPException(400, f"at most {guide.MAX_CHARACTERS} characters")
+        if not await self._write(guide.write, self.pairs.folder, body["text"], body["version"]):
+            raise HTTPException(409, "changed by someone else meanwhile; copy your text, reload, and put it in again")
         return await self.guide(request)
 
+    def _event(self, annotator: str, row: dict[str, Any]) -> Event:
+        """Return the event of ``row``. Its ``left``, the picture that stood on the left, settles the sides.
+
+        A vote that was given before the server started anew with another seed still means what was seen.
+        """
+        try:
+            event = self.assignment.event(annotator, row)
+        except BadInput as error:
+            raise HTTPException(400, self._blind(error)) from None
+        left = row.get("left")
+        if left is None or event.type != "vote":
+            return event
+        pair = self.known[event.pair]
+        if left not in (pair.left, pair.right):
+            raise HTTPException(400, f"event {event.id}: picture '{str(left)[:80]}' is not of its pair")
+        swapped = left == pair.right
+        choice = event.choice if swapped == event.swapped else other_side(event.choice)
+        return replace(event, swapped=swapped, choice=choice)
+
     def _stored(self, events: list[Event]) -> list[str]:
-        """Store ``events``; what only another event can change is refused, what may pass is told apart from it."""
+        """Store ``events``; a refusal that is about them is told apart from a store that cannot be used just now."""
         try:
             return self.store.add(events)
         except Refused as error:
-            raise HTTPException(422, str(error)) from None
+            raise HTTPException(422, self._blind(error)) from None
         except (BadInput, OSError) as error:
-            raise HTTPException(503, str(error)) from None
+            say(f"not stored: {error}")
+            raise HTTPException(503, "the votes cannot be stored just now; the server's terminal says why") from None
+
+    def _blind(self, error: BadInput) -> str:
+        """Return what went wrong without the folder's name, which may say whose pictures these are."""
+        return str(error).replace(str(self.pairs.folder), "this round")
 
     def _sent(self, name: str) -> Response:
         if name not in self.files:
@@ -226,8 +257,9 @@ async def _no(_: Request, error: HTTPException) -> Response:
     return refused(error.status_code, " ".join(str(error.detail).split()))
 
 
-async def _bad_input(_: Request, error: BadInput) -> Response:
-    return refused(400, " ".join(str(error).split()))
+async def _unusable(_: Request, error: BadInput) -> Response:
+    say(f"refused: {error}")
+    return refused(503, "the round cannot be read or written just now; the server's terminal says why")
 
 
 async def _failed(_: Request, __: Exception) -> Response:

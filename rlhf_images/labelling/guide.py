@@ -39,13 +39,12 @@ def read(folder: Path) -> str:
         raise BadInput(f"{folder / NAME}: cannot be read ({error}); write it as UTF-8 text") from None
 
 
-def write(folder: Path, text: str, version: str) -> None:
-    """Replace the guidelines, unless they are no longer those of ``version``: another person's words stay."""
-    if len(text) > MAX_CHARACTERS:
-        raise BadInput(f"guidelines of {len(text)} characters; at most {MAX_CHARACTERS}")
+def write(folder: Path, text: str, version: str) -> bool:
+    """Replace the guidelines and return whether that was done: not if they are no longer those of ``version``."""
     if version != version_of(read(folder)):
-        raise BadInput("someone else has changed the guidelines meanwhile; copy your text, reload, and put it in again")
-    write_atomically(folder / NAME, text.replace("\r\n", "\n").encode())
+        return False
+    write_atomically(folder / NAME, text.replace("\r\n", "\n").encode("utf-8", "replace"))
+    return True
 
 
 def version_of(text: str) -> str:

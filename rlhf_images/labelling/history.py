@@ -36,7 +36,8 @@ def rows(
             row["flagged"] = event.pair in flagged
             row["replaced"] = key in answered
             row["disagrees"] = repeat != event.choice or any(
-                annotator != event.annotator and choice != event.choice for annotator, choice in others.get(event.pair, ())
+                annotator != event.annotator and choice != event.choice
+                for annotator, choice in others.get(event.pair, ())
             )
             answered.add(key)
         found.append(row)

@@ -124,7 +124,9 @@ class Guard:
         if len(request.headers.getlist("host")) != 1 or not self.door.names(request.headers["host"]):
             return refused(421, "this server does not go by that name; use the address that was printed at its start")
         if self.door.token and not (self._arrives_with_token(request) or self._is_known(request)):
-            return refused(401, "not known here; open the address with the token that was printed at the server's start")
+            return refused(
+                401, "not known here; open the address with the token that was printed at the server's start"
+            )
         if not _from_our_page(request):
             return refused(403, "asked by another site's page")
         if request.method not in READING:

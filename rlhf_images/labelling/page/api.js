@@ -43,3 +43,14 @@ export function uuid() {
 }
 
 export const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+
+// Run `work` once the screen shows what was changed until now; soon, where nothing is painted.
+export function afterPaint(work) {
+  let waits = true;
+  const once = () => {
+    if (waits) work();
+    waits = false;
+  };
+  requestAnimationFrame(() => setTimeout(once, 0));
+  setTimeout(once, 100);
+}

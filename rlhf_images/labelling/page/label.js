@@ -115,7 +115,7 @@ class Page {
     if (fields.type === "vote" && !before) this.done += 1;
     this.#show(this.feed.take(pair));
     this.outbox.add(event);
-    this.last.show(this.answers, pair.images);
+    this.last.show(this.answers);
   }
 
   // Take back the last answer that stands, and put its pair on the screen again.

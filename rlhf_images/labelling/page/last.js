@@ -2,7 +2,6 @@
 // key press and the next pair.
 
 const SHOWN = 5;
-const SIZE = 60; // pixels; shown at 30
 const WORDS = { left: "left was better", right: "right was better", tie: "both good", both_bad: "both bad", skip: "skipped" };
 
 export class Last {
@@ -16,9 +15,9 @@ export class Last {
     this.#chosen = chosen;
   }
 
-  // Show the newest of `answers`; `images` are those of the newest, where they are at hand.
-  show(answers, images) {
-    requestIdleCallback(() => this.#draw(answers.slice(-SHOWN), images), { timeout: 400 });
+  // Show the newest of `answers`.
+  show(answers) {
+    requestIdleCallback(() => this.#draw(answers.slice(-SHOWN)), { timeout: 400 });
   }
 
   saved(unsaved) {
@@ -26,17 +25,14 @@ export class Last {
     for (const item of this.#root.children) this.#mark(item.firstElementChild);
   }
 
-  #draw(answers, images) {
+  #draw(answers) {
     const wanted = new Set(answers.map((answer) => answer.id));
     for (const id of this.#drawn.keys()) if (!wanted.has(id)) this.#drawn.delete(id);
-    const newest = answers.at(-1);
-    for (const answer of answers) {
-      if (!this.#drawn.has(answer.id)) this.#drawn.set(answer.id, this.#item(answer, answer === newest ? images : undefined));
-    }
+    for (const answer of answers) if (!this.#drawn.has(answer.id)) this.#drawn.set(answer.id, this.#item(answer));
     this.#root.replaceChildren(...answers.map((answer) => this.#drawn.get(answer.id)));
   }
 
-  #item(answer, images) {
+  #item(answer) {
     const button = document.createElement("button");
     button.type = "button";
     button.dataset.choice = answer.choice;
@@ -44,7 +40,7 @@ export class Last {
     const words = `${WORDS[answer.choice]}${answer.fast && answer.type === "vote" ? ", fast" : ""}`;
     button.title = `${words}: ${answer.pair.prompt.slice(0, 200)}`;
     button.setAttribute("aria-label", `Answer again: ${button.title}`);
-    button.append(thumbnail(answer.pair.left, images?.left), thumbnail(answer.pair.right, images?.right));
+    button.append(thumbnail(answer.pair.left), thumbnail(answer.pair.right));
     button.addEventListener("click", () => this.#chosen(answer));
     this.#mark(button);
     const item = document.createElement("li");
@@ -57,24 +53,11 @@ export class Last {
   }
 }
 
-function thumbnail(id, image) {
-  const canvas = document.createElement("canvas");
-  canvas.width = SIZE;
-  canvas.height = SIZE;
-  if (image?.complete && image.naturalWidth) draw(canvas, image);
-  else {
-    const fetched = new Image();
-    fetched.src = `/i/${id}`;
-    fetched.decode().then(() => draw(canvas, fetched), () => {});
-  }
-  return canvas;
-}
-
-function draw(canvas, image) {
-  const { naturalWidth: width, naturalHeight: height } = image;
-  const side = Math.min(width, height);
-  const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = side > SIZE / 2;
-  context.imageSmoothingQuality = "medium";
-  context.drawImage(image, (width - side) / 2, (height - side) / 2, side, side, 0, 0, SIZE, SIZE);
+// A picture that the browser has already, made small off the main thread.
+function thumbnail(id) {
+  const image = new Image();
+  image.decoding = "async";
+  image.alt = "";
+  image.src = `/i/${id}`;
+  return image;
 }

@@ -1,7 +1,7 @@
 // Events on their way to the server's disk. Each lies in the browser's own storage until the server has said "saved", so
 // a closed page, a dead server or a lost network costs nothing: they are sent again, in order, and stored once by id.
 
-import { Refused, pause } from "./api.js";
+import { Refused, afterPaint, pause } from "./api.js";
 
 const ROOM = 50; // events a request: well under the 64 kB that a request may carry past the end of a page
 const REFUSALS = new Set([400, 404, 413, 415, 422]); // an answer about the event itself; anything else may pass
@@ -40,7 +40,7 @@ export class Outbox {
       this.kept = false;
     }
     this.#become("saving");
-    return this.flush();
+    afterPaint(() => this.flush());
   }
 
   async flush() {

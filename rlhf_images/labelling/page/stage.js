@@ -12,6 +12,7 @@ export class Stage {
   #zoom = { scale: 1, x: 0, y: 0 }; // x, y: where the picture's corner lies, in box widths and heights
   #pointers = new Map();
   #gesture = null;
+  #size = { width: 0, height: 0 }; // of a box
   #chosen = null; // the layout asked for; null: whichever shows the pictures larger
   pair = null;
 
@@ -26,6 +27,10 @@ export class Stage {
     this.slider.addEventListener("input", () => this.wipe(this.slider.value / 100));
     for (const [name, handle] of Object.entries(this.#handlers())) root.addEventListener(name, handle, { passive: false });
     new ResizeObserver(() => this.#fit()).observe(root);
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#size = contentRect; // kept, since asking for it when a pair is shown would lay the page out twice
+      this.#state();
+    }).observe(this.#boxes.left);
     this.wipe(0.5);
     this.#fit();
   }
@@ -95,7 +100,7 @@ export class Stage {
     const pair = this.pair;
     this.#root.dataset.state = !pair ? "empty" : pair.failed ? "failed" : pair.decoded ? "ready" : "loading";
     if (!pair?.decoded) return;
-    const { clientWidth: width, clientHeight: height } = this.#boxes.left;
+    const { width, height } = this.#size;
     const dense = devicePixelRatio * this.#zoom.scale;
     for (const image of Object.values(pair.images)) {
       const times = Math.min(width / image.naturalWidth, height / image.naturalHeight) * dense;
