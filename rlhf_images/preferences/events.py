@@ -18,6 +18,8 @@ AGAIN = "~again"
 """Behind the id of a pair that is shown a second time, with its sides swapped."""
 TAGS = ("anatomy", "text", "prompt", "artefact", "style", "unsafe")
 """The reasons that the page offers; an import may bring others."""
+FAST_MS = 600
+"""A vote after less time on screen is marked as fast."""
 MAX_NAME = 200
 """Characters of an id or of an annotator's name."""
 MAX_TEXT = 4000

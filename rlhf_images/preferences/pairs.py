@@ -37,6 +37,12 @@ class Picture:
     index: int
     settings: dict[str, Any]
 
+    @property
+    def source(self) -> str:
+        """Return what drew it, as far as its settings say: a run, else a generator, else a pipeline's path."""
+        named = (self.settings.get(key) for key in ("run", "generator", "path"))
+        return next((str(name) for name in named if name), "")
+
 
 @final
 @dataclass(frozen=True)
