@@ -15,7 +15,7 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -25,6 +25,7 @@ from ..preferences.events import MAX_NAME, TAGS, Event, other_side, standing
 from ..preferences.store import Refused
 from ..progress import say
 from . import guide, history, pictures
+from .figures import figures
 from .security import Door, Guard, refused
 
 PAGES = {"/": "label.html", "/review": "review.html", "/stats": "stats.html", "/guide": "guide.html"}
@@ -34,6 +35,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+MARK = b"<!-- the guidelines -->"
 FOREVER = "private, max-age=31536000, immutable"
 """For pictures: an id is the hash of its content."""
 MAX_AHEAD = 16
@@ -44,9 +46,9 @@ MAX_HISTORY = 1000
 """Rows of one answer."""
 
 
-def application(assignment: Assignment, door: Door, annotator: str | None = None, next_command: str = "") -> ASGIApp:
+def application(assignment: Assignment, door: Door, annotator: str | None = None) -> ASGIApp:
     """Return the ASGI application: ``annotator`` is who votes where neither address nor cookie says so."""
-    desk = Desk(assignment, door, annotator, next_command)
+    desk = Desk(assignment, door, annotator)
     routes = [
         *(Route(path, desk.page) for path in PAGES),
         Route("/page/{name}", desk.file),
@@ -68,13 +70,12 @@ def application(assignment: Assignment, door: Door, annotator: str | None = None
 class Desk:
     """What is behind each address. Every method is an endpoint."""
 
-    def __init__(self, assignment: Assignment, door: Door, annotator: str | None, next_command: str) -> None:
+    def __init__(self, assignment: Assignment, door: Door, annotator: str | None) -> None:
         self.assignment = assignment
         self.pairs = assignment.pairs
         self.store = assignment.pairs.store
         self.known = {pair.pair: pair for pair in self.pairs.pairs}
         self.annotator = annotator
-        self.next_command = next_command
         self.cookie = f"{door.cookie}_annotator"
         self.writing = anyio.CapacityLimiter(
             1
@@ -88,6 +89,9 @@ class Desk:
     async def page(self, request: Request) -> Response:
         """Send a page; ``?annotator=`` is remembered for the requests that do not name one."""
         answer = self._sent(PAGES[request.url.path])
+        if request.url.path == "/guide":
+            text = guide.rendered(await self._thread(guide.read, self.pairs.folder)).encode()
+            answer = HTMLResponse(self.files["guide.html"].replace(MARK, text), headers={"cache-control": "no-store"})
         name = request.query_params.get("annotator")
         if name is not None:
             value = quote(_name(name), safe="")
@@ -137,25 +141,27 @@ class Desk:
         return _json({"saved": await self._write(self._stored, events)})
 
     async def history(self, request: Request) -> Response:
-        """Return what the annotator did, newest first: ``n`` events at most, of those older than ``before``."""
+        """Return what the annotator did, newest first: ``n`` events at most, older than ``before``, on ``pair``."""
         annotator, n = self._who(request), _number(request, "n", 50, MAX_HISTORY)
         events = await self._thread(lambda: standing(self.store.events(annotator)))
         votes = await self._thread(self.store.votes) if request.query_params.get("compare") else []
         rows = history.rows(events, self.known, votes)
-        before = request.query_params.get("before")
+        before, pair = request.query_params.get("before"), request.query_params.get("pair")
+        if pair is not None:
+            rows = [row for row in rows if row["pair"] == pair]
         if before is not None:
             ids = [row["id"] for row in rows]
             rows = rows[ids.index(before) + 1 :] if before in ids else []
         return _json({"events": rows[:n], "more": len(rows) > n})
 
     async def stats(self, request: Request) -> Response:
-        """Return the figures of the round, and of the annotator."""
-        return _json({})
+        """Return the figures of the round."""
+        return _json(await self._write(figures, self.assignment, self._who(request)))
 
     async def guide(self, _: Request) -> Response:
-        """Return the guidelines as text and as HTML."""
+        """Return the guidelines as text."""
         text = await self._thread(guide.read, self.pairs.folder)
-        return _json({"text": text, "html": guide.rendered(text), "version": guide.version_of(text)})
+        return _json({"text": text, "version": guide.version_of(text)})
 
     async def write_guide(self, request: Request) -> Response:
         """Replace the guidelines."""

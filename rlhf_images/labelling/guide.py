@@ -1,4 +1,4 @@
-"""What the annotators of a round were asked to judge by: ``guidelines.md`` beside the pairs, read anew on each visit."""
+"""What the annotators of a round are asked to judge by: ``guidelines.md`` beside the pairs, read at each visit."""
 
 import hashlib
 from pathlib import Path

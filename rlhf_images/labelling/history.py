@@ -4,10 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..preferences import PreferencePair
-from ..preferences.events import AGAIN, Event, other_side
-
-FAST_MS = 600
-"""A vote given sooner than this after the pictures appeared is marked: hardly anyone sees both in less."""
+from ..preferences.events import AGAIN, FAST_MS, Event, other_side
 
 
 def rows(
@@ -15,13 +12,15 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Return one annotator's standing ``events``, newest first, each with its pictures and choice as on the screen.
 
-    With everyone's ``votes``, a vote also says whether another person, or the annotator on the swapped repeat, chose
-    otherwise.
+    An answer says whether a newer one has ``replaced`` it and whether its pair is ``flagged``; a vote, whether it was
+    ``fast`` and, given everyone's ``votes``, whether it ``disagrees`` with another person's or with the annotator's own
+    on the swapped repeat.
     """
-    others: dict[str, set[tuple[str, str | None]]] = {}
+    others: dict[str, set[str]] = {}
     for vote in votes:
-        others.setdefault(vote.pair, set()).add((vote.annotator, vote.choice))
-    own: dict[tuple[str, bool], str | None] = {(e.pair, e.again): e.choice for e in events if e.type == "vote"}
+        if not events or vote.annotator != events[0].annotator:
+            others.setdefault(vote.pair, set()).add(str(vote.choice))
+    own = {(event.pair, event.again): event.choice for event in events if event.type == "vote"}
     flagged = {event.pair for event in events if event.type == "flag"}
     answered: set[tuple[str, bool]] = set()
     found = []
@@ -29,17 +28,13 @@ def rows(
         if event.pair not in pairs:
             continue
         row = _row(event, pairs[event.pair])
+        if event.type in ("vote", "skip"):
+            row |= {"replaced": (event.pair, event.again) in answered, "flagged": event.pair in flagged}
+            answered.add((event.pair, event.again))
         if event.type == "vote":
-            key = (event.pair, event.again)
-            repeat = own.get((event.pair, not event.again), event.choice)
+            twin = own.get((event.pair, not event.again), event.choice)
             row["fast"] = event.ms is not None and event.ms < FAST_MS
-            row["flagged"] = event.pair in flagged
-            row["replaced"] = key in answered
-            row["disagrees"] = repeat != event.choice or any(
-                annotator != event.annotator and choice != event.choice
-                for annotator, choice in others.get(event.pair, ())
-            )
-            answered.add(key)
+            row["disagrees"] = twin != event.choice or not others.get(event.pair, set()) <= {event.choice}
         found.append(row)
     return found
 

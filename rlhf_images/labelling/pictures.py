@@ -1,7 +1,7 @@
 """The bytes of a picture as the page gets them: its pixels and nothing else, always as PNG.
 
 Generators write their name, prompt and settings into a file's metadata, and a format can tell two generators apart.
-What is shown equals what `data.decode` gives a reward model: colour profiles are ignored by both, transparency is white.
+What is shown equals what `data.decode` gives a reward model: both ignore colour profiles, and transparency is white.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What every request passes first: meant for us, by one of us, from our own page, and of a bounded size.
 
-Who is kept out: another page in the annotator's browser (a foreign Origin; a foreign Host after DNS rebinding; a frame),
-another machine (no token), and a client that sends without end. Refusals are one line of JSON.
+Who is kept out: another page in the annotator's browser (a foreign Origin; a foreign Host after DNS rebinding; a
+frame), another machine (no token), and a client that sends without end. Refusals are one line of JSON.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class Door:
 
     @property
     def proof(self) -> str:
-        """Return the cookie's value: made from the token, which cannot be read back from it; the same after a restart."""
+        """Return the cookie's value: made from the token, which it does not tell; the same after a restart."""
         return hmac.new((self.token or "").encode(), b"cookie", hashlib.sha256).hexdigest()
 
     def names(self, host: str | None) -> bool:
@@ -124,9 +124,7 @@ class Guard:
         if len(request.headers.getlist("host")) != 1 or not self.door.names(request.headers["host"]):
             return refused(421, "this server does not go by that name; use the address that was printed at its start")
         if self.door.token and not (self._arrives_with_token(request) or self._is_known(request)):
-            return refused(
-                401, "not known here; open the address with the token that was printed at the server's start"
-            )
+            return refused(401, "not known here; open the address with the token that the server printed at its start")
         if not _from_our_page(request):
             return refused(403, "asked by another site's page")
         if request.method not in READING:
@@ -156,7 +154,7 @@ def refused(status: int, reason: str) -> JSONResponse:
 
 
 def _from_our_page(request: Request) -> bool:
-    """Return whether no foreign page asks. A browser says so in ``Origin`` and ``Sec-Fetch-Site``; a script says nothing.
+    """Return whether no foreign page asks. A browser says in ``Origin`` and ``Sec-Fetch-Site``; a script does not.
 
     Opening a page by a link from elsewhere is fine; a foreign page must not write, nor have pairs handed out to it.
     """

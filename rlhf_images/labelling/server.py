@@ -13,6 +13,7 @@ from ..errors import BadInput
 from ..preferences.assignment import Assignment
 from ..progress import say
 from .app import application
+from .figures import ending
 from .security import Door, is_loopback
 
 PORT = 8710
@@ -30,11 +31,11 @@ def serve(
     token: str | None = None,
     open_browser: bool = True,
 ) -> None:
-    """Serve ``assignment`` on ``host``:``port`` until Ctrl-C, then return; the same call continues the round.
+    """Serve ``assignment`` on ``host``:``port`` until Ctrl-C, then say what came of it; the same call continues.
 
     ``annotator`` is who votes where the page's address names nobody; None asks. A ``host`` that other machines can
-    reach needs a ``token``, which is made if not given; on loopback it is asked for only if given. Port 0 is any free one.
-    Raises `BadInput` for an address that cannot be used.
+    reach needs a ``token``, which is made if not given; on loopback it is asked for only if given. Port 0 is any free
+    one. Raises `BadInput` for an address that cannot be used.
     """
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(24)
@@ -63,6 +64,7 @@ def serve(
         say("")
     finally:
         listening.close()
+    say(ending(assignment))
 
 
 def _bound(host: str, port: int) -> socket.socket:

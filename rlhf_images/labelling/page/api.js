@@ -14,7 +14,7 @@ export class Api {
   }
 
   next(n) { return call("/api/next", { ...this.#who, n }); }
-  history(n, before) { return call("/api/history", { ...this.#who, n, ...(before && { before }) }); }
+  history(n, before, more = {}) { return call("/api/history", { ...this.#who, n, ...(before && { before }), ...more }); }
   stats() { return call("/api/stats", this.#who); }
   send(events) { return call("/api/events", this.#who, events); }
 

@@ -40,7 +40,9 @@ class Page {
     this.api = new Api(me.annotator, me.round);
     this.outbox = new Outbox(this.api, ({ state }) => {
       this.#told();
-      if (state === "saved") this.feed.refill(() => this.current);
+      if (state !== "saved") return;
+      if (this.back && !this.current) location.assign(this.back);
+      else this.feed.refill(() => this.current);
     });
     this.feed = new Feed(this.api, this.outbox, (answer) => this.#fed(answer));
     this.stage = new Stage(at("stage"), {
@@ -72,6 +74,7 @@ class Page {
       tags: () => this.dialogs.tags(),
       help: () => this.dialogs.help(),
     };
+    at("me").textContent = me.annotator;
     this.#listen();
     this.#print();
     this.#told();
@@ -79,12 +82,15 @@ class Page {
 
   async begin() {
     await Promise.race([this.outbox.flush(), new Promise((done) => { setTimeout(done, 3000); })]);
+    const wanted = new URLSearchParams(location.search).get("pair");
+    history.replaceState(null, "", "/"); // no token and no name stay in the address
     await this.#recall().catch(() => {});
     this.last.show(this.answers);
-    const wanted = new URLSearchParams(location.search).get("pair");
-    const known = wanted && this.answers.find((answer) => answer.pair.pair === wanted);
-    if (known) this.again(known);
-    history.replaceState(null, "", "/");
+    if (wanted) {
+      const { events } = await this.api.history(1, undefined, { pair: wanted });
+      if (events.length) this.again({ pair: events[0] });
+      this.back = "/review";
+    }
     await this.feed.refill(() => this.current);
   }
 
@@ -113,7 +119,7 @@ class Page {
     const before = this.answers.some((answer) => answer.pair.pair === pair.pair && answer.type === "vote");
     this.answers.push({ id: event.id, type: event.type, choice: event.choice ?? "skip", fast: ms < FAST, pair: { pair: pair.pair, prompt, left, right } });
     if (fields.type === "vote" && !before) this.done += 1;
-    this.#show(this.feed.take(pair));
+    this.#show(this.back ? null : this.feed.take(pair));
     this.outbox.add(event);
     this.last.show(this.answers);
   }
@@ -161,7 +167,8 @@ class Page {
     this.silence = setTimeout(() => { at("notice").textContent = ""; }, 2400);
   }
 
-  #instead(shown) {
+  #instead({ pair, prompt, left, right }) {
+    const shown = { pair, prompt, left, right };
     this.feed.drop(shown.pair);
     if (this.current && this.current.pair !== shown.pair) this.feed.putBack(this.current);
     this.#show(new Pair(shown));
@@ -205,7 +212,7 @@ class Page {
       this.done = answer.done;
       this.total = answer.total;
     } else if (answer && !this.total) this.total = answer.total;
-    if (!this.current && this.feed.ahead.length) this.#show(this.feed.take());
+    if (!this.current && !this.back && this.feed.ahead.length) this.#show(this.feed.take());
     this.#count();
     if (!this.current) this.#ended();
     this.#told();
@@ -218,7 +225,7 @@ class Page {
       const stats = await this.api.stats();
       if (this.current || !this.feed.over) return;
       at("prompt").textContent = "That was the last pair. Thank you!";
-      element.replaceChildren(over(stats));
+      element.replaceChildren(over(stats, this.me.annotator));
       element.hidden = false;
     } catch { /* told by the outbox's state; asked again after the next answer of the server */ }
   }
