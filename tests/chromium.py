@@ -166,16 +166,15 @@ class Page:
             raise RuntimeError(found["exceptionDetails"].get("exception", {}).get("description", str(found)))
         return found["result"].get("value")
 
-    def until(self, expression: str, seconds: float = PATIENCE) -> Any:
-        """Return the first true value of ``expression``."""
+    def until(self, expression: str, seconds: float = PATIENCE) -> None:
+        """Wait for ``expression`` to be true."""
         end = time.monotonic() + seconds
         while True:
             try:
-                value = self.js(expression)
+                if self.js(f"Boolean({expression})"):
+                    return
             except RuntimeError:  # between two documents
-                value = None
-            if value:
-                return value
+                pass
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {expression}; errors: {self.errors}")
             time.sleep(0.01)
@@ -208,9 +207,8 @@ class Page:
 
     def where(self, selector: str) -> tuple[float, float]:
         """Return the middle of an element on the screen."""
-        box = self.js(
-            f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())"
-        )
+        element = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        box = self.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element})")
         return float(box[0]), float(box[1])
 
     def click(self, selector: str) -> None:

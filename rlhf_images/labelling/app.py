@@ -47,7 +47,12 @@ MAX_HISTORY = 1000
 
 
 def application(assignment: Assignment, door: Door, annotator: str | None = None) -> ASGIApp:
-    """Return the ASGI application: ``annotator`` is who votes where neither address nor cookie says so."""
+    """Return the ASGI application: ``annotator`` is who votes where neither address nor cookie says so.
+
+    Raises `BadInput` for a store that cannot be used.
+    """
+    with assignment.pairs.store.writing():
+        pass  # a store that cannot be used is told now, and no reader ever meets half of its tables
     desk = Desk(assignment, door, annotator)
     routes = [
         *(Route(path, desk.page) for path in PAGES),
@@ -156,7 +161,7 @@ class Desk:
 
     async def stats(self, request: Request) -> Response:
         """Return the figures of the round."""
-        return _json(await self._write(figures, self.assignment, self._who(request)))
+        return _json(await self._thread(figures, self.assignment, self._who(request)))
 
     async def guide(self, _: Request) -> Response:
         """Return the guidelines as text."""

@@ -8,6 +8,7 @@ import threading
 import webbrowser
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ..errors import BadInput
 from ..preferences.assignment import Assignment
@@ -37,29 +38,20 @@ def serve(
     reach needs a ``token``, which is made if not given; on loopback it is asked for only if given. Port 0 is any free
     one. Raises `BadInput` for an address that cannot be used.
     """
+    token = token or None
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(24)
     if token is not None and len(token) < SHORT_TOKEN:
         say(f"a token of {len(token)} characters can be guessed; leave --token out, and a long one is made")
-    listening = _bound(host, port)
+    listening = bound(host, port)
     door = Door(host, listening.getsockname()[1], token)
-    config = uvicorn.Config(
-        application(assignment, door, annotator),
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=3,
-    )
-    address = _address(door)
-    say(f"label at {address}\nCtrl-C ends; every vote is on disk, and the same command continues")
-    if open_browser and _has_screen():
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server = prepared(application(assignment, door, annotator))
+        address = _address(door)
+        say(f"label at {address}\nCtrl-C ends; every vote is on disk, and the same command continues")
+        if open_browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        server.run(sockets=[listening])
     except KeyboardInterrupt:
         say("")
     finally:
@@ -67,8 +59,29 @@ def serve(
     say(ending(assignment))
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, so that whoever opens the address from now on is served."""
+def prepared(app: ASGIApp) -> uvicorn.Server:
+    """Return a server of ``app`` that believes no proxy's headers, says nothing of itself, and logs errors only."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=3,
+        )
+    )
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, so that whoever opens the address from now on is served.
+
+    Raises `BadInput` for an address that cannot be used.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -15,19 +15,19 @@ export class Api {
 
   next(n) { return call("/api/next", { ...this.#who, n }); }
   history(n, before, more = {}) { return call("/api/history", { ...this.#who, n, ...(before && { before }), ...more }); }
-  stats() { return call("/api/stats", this.#who); }
+  stats() { return call("/api/stats", this.#who, undefined, 120_000); }
   send(events) { return call("/api/events", this.#who, events); }
 
   get #who() { return { annotator: this.annotator, round: this.round }; }
 }
 
 // Throws `Refused` when the server says no, TypeError or a timeout when it cannot be reached.
-export async function call(path, query = {}, body) {
+export async function call(path, query = {}, body = undefined, patience = 20_000) {
   const post = body === undefined
     ? {}
     : { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, keepalive: true };
   const address = `${path}?${new URLSearchParams(query)}`;
-  const response = await fetch(address, { ...post, signal: AbortSignal.timeout(20_000) });
+  const response = await fetch(address, { ...post, signal: AbortSignal.timeout(patience) });
   const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
   if (!response.ok) throw new Refused(response.status, answer.error);
   return answer;

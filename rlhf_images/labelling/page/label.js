@@ -221,10 +221,10 @@ class Page {
   async #ended() {
     if (!this.feed.over || this.outbox.size) return;
     const element = at("over");
+    at("prompt").textContent = "That was the last pair. Thank you!";
     try {
       const stats = await this.api.stats();
       if (this.current || !this.feed.over) return;
-      at("prompt").textContent = "That was the last pair. Thank you!";
       element.replaceChildren(over(stats, this.me.annotator));
       element.hidden = false;
     } catch { /* told by the outbox's state; asked again after the next answer of the server */ }

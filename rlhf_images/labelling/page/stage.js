@@ -2,6 +2,7 @@
 
 const LAYOUTS = ["side", "stacked", "wipe"];
 const MAX_ZOOM = 16;
+const LARGEST = 20; // times its size: a larger mosaic of a tiny picture can only be read from across the room
 const CRISP = 3; // from this many screen pixels a picture pixel, its squares are shown as squares
 const CLICK = 6; // pixels that a pointer may tremble
 const SWIPE = 56; // pixels that make a swipe
@@ -100,12 +101,23 @@ export class Stage {
     const pair = this.pair;
     this.#root.dataset.state = !pair ? "empty" : pair.failed ? "failed" : pair.decoded ? "ready" : "loading";
     if (!pair?.decoded) return;
+    const images = Object.values(pair.images);
+    this.#cap(LARGEST * Math.max(...images.map((image) => image.naturalWidth)), LARGEST * Math.max(...images.map((image) => image.naturalHeight)));
     const { width, height } = this.#size;
     const dense = devicePixelRatio * this.#zoom.scale;
-    for (const image of Object.values(pair.images)) {
+    for (const image of images) {
       const times = Math.min(width / image.naturalWidth, height / image.naturalHeight) * dense;
       image.classList.toggle("crisp", times >= CRISP);
     }
+  }
+
+  // Both boxes are as large as the stage allows, up to this.
+  #cap(x, y) {
+    const most = `${x}px ${y}px`;
+    if (this.most === most) return;
+    this.most = most;
+    this.#root.style.setProperty("--most-x", `${x}px`);
+    this.#root.style.setProperty("--most-y", `${y}px`);
   }
 
   // Where a pointer is: its box, and its place in that box in [0, 1].

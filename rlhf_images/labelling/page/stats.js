@@ -4,8 +4,15 @@ import { Api, call } from "./api.js";
 import { command, element, gain, percent, share } from "./figures.js";
 import { identify } from "./who.js";
 
-const me = await identify(await call("/api/me"));
-const stats = await new Api(me.annotator, me.round).stats();
+const root = document.getElementById("stats");
+let stats;
+try {
+  const me = await identify(await call("/api/me"));
+  stats = await new Api(me.annotator, me.round).stats();
+} catch (error) {
+  root.replaceChildren(element("p", `The figures cannot be had: ${error.message}. Reload to try again.`));
+  throw error;
+}
 
 function card(heading, ...content) {
   const made = element("section", "", "card");
@@ -42,7 +49,7 @@ top.append(
   figure(String(stats.votes), "votes that count"),
   figure(`${stats.labelled} / ${stats.pairs}`, "pairs with a vote"),
   figure(String(stats.annotators.length), stats.annotators.length === 1 ? "person" : "people"),
-  figure(stats.alpha === null ? "–" : stats.alpha.toFixed(2), "agreement between people (Krippendorff's α; 1 perfect, 0 chance)"),
+  figure(stats.alpha === null ? "–" : stats.alpha.toFixed(2), "agreement between people (α: 1 perfect)"),
 );
 
 const outcomes = (person) => {
@@ -88,4 +95,4 @@ if (stats.comparison) {
 if (Object.keys(stats.ranking).length) cards.push(card("Ranking", table(["", "Elo"], Object.entries(stats.ranking).map(([name, elo]) => [name, elo.toFixed(0)]))));
 if (stats.next) cards.push(card("Next, in the terminal", command(stats.next)));
 else cards.push(element("p", "Whose pictures win is shown when you have voted on all of yours.", "muted"));
-document.getElementById("stats").append(...cards);
+root.replaceChildren(...cards);
