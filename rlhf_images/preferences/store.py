@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -132,9 +132,9 @@ class Store:
         with self._reading() as connection:
             return [event for _, event in _events(connection, wanted)] if connection else []
 
-    def votes(self) -> list[Event]:
-        """Return the votes that count, in order: the newest of each annotator on each pair that stands."""
-        votes = [event for event in standing(self.events()) if event.type == "vote" and not event.again]
+    def votes(self, annotator: str | None = None) -> list[Event]:
+        """Return the votes that count (of ``annotator``), in order: the newest that stands of each one on each pair."""
+        votes = [event for event in standing(self.events(annotator)) if event.type == "vote" and not event.again]
         newest = {(vote.pair, vote.annotator): vote.id for vote in votes}
         return [vote for vote in votes if newest[vote.pair, vote.annotator] == vote.id]
 
@@ -146,7 +146,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator["Writing"]:
         """Be alone in the round for the time of the ``with``; what was written is on disk when it ends, or gone."""
-        with self._alone, self._mistakes(), self._engine.begin() as connection:
+        with self._alone, self._mistakes(), self._begin() as connection:
             if self.url.drivername != "sqlite":
                 # on disk when acknowledged, whatever the server's default, and one writer a round
                 key = int.from_bytes(hashlib.sha256(self.round.encode()).digest()[:8], "big", signed=True)
@@ -165,13 +165,22 @@ class Store:
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
         """Yield a connection for reading, or None where nothing was ever written."""
-        if self.url.drivername == "sqlite" and not Path(str(self.url.database)).exists():
+        if not self._begun:
             yield None
             return
         with self._mistakes(), self._engine.connect() as plain:
             connection = plain.execution_options(reads=True)
             self._known = self._known or self._present(connection)
             yield connection if self._known else None
+
+    def _begin(self) -> AbstractContextManager[Connection]:
+        self._known = self._known and self._begun
+        return self._engine.begin()
+
+    @property
+    def _begun(self) -> bool:
+        """Return False where there is not even a file."""
+        return self.url.drivername != "sqlite" or Path(str(self.url.database)).exists()
 
     def _present(self, connection: Connection) -> bool:
         """Return whether the tables are there; refuse those of another version."""
