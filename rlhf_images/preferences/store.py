@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -146,17 +146,18 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator["Writing"]:
         """Be alone in the round for the time of the ``with``; what was written is on disk when it ends, or gone."""
-        with self._alone, self._mistakes(), self._begin() as connection:
-            if self.url.drivername != "sqlite":
-                # on disk when acknowledged, whatever the server's default, and one writer a round
-                key = int.from_bytes(hashlib.sha256(self.round.encode()).digest()[:8], "big", signed=True)
-                connection.execute(sql.text("SET LOCAL synchronous_commit TO on"))
-                connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            if not self._known:
-                if not self._present(connection):
+        with self._alone, self._mistakes():
+            self._known = self._known and self._begun
+            with self._engine.begin() as connection:
+                if self.url.drivername != "sqlite":
+                    connection.execute(sql.text("SET LOCAL synchronous_commit TO on"))  # whatever the server's default
+                    _lock(connection, self.round)
+                if not self._known and not self._present(connection):
+                    if self.url.drivername != "sqlite":
+                        _lock(connection, "")  # two rounds may begin at once
                     METADATA.create_all(connection)
-                self._known = True
-            yield Writing(connection, self.round, self.clock())
+                yield Writing(connection, self.round, self.clock())
+            self._known = True
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -172,10 +173,6 @@ class Store:
             connection = plain.execution_options(reads=True)
             self._known = self._known or self._present(connection)
             yield connection if self._known else None
-
-    def _begin(self) -> AbstractContextManager[Connection]:
-        self._known = self._known and self._begun
-        return self._engine.begin()
 
     @property
     def _begun(self) -> bool:
@@ -332,6 +329,12 @@ def _engine(url: URL, name: str) -> Engine:
         return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     except ImportError:
         raise BadInput(f"--store {name}: needs psycopg; install it: pip install 'psycopg[binary]'") from None
+
+
+def _lock(connection: Connection, name: str) -> None:
+    """Wait until nobody else holds the lock ``name``, and hold it until the end of the transaction."""
+    key = int.from_bytes(hashlib.sha256(f"rlhf-images {name}".encode()).digest()[:8], "big", signed=True)
+    connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def _durable(connection: Any, _: Any) -> None:
