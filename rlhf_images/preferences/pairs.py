@@ -91,9 +91,9 @@ class Pairs:
 
     @classmethod
     def create(
-        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Sequence[PreferencePair]
+        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Iterable[PreferencePair]
     ) -> "Pairs":
-        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs."""
+        """Write a folder of pairs: encoded ``images`` with their descriptions, then ``pairs``, which are read last."""
         folder = Path(folder)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         rows = []
@@ -115,10 +115,10 @@ class Pairs:
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
-    def labelled(self) -> list[LabelledPair]:
-        """Return every pair with at least one vote that counts, in the order of the pairs."""
+    def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
+        """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
         counts: dict[str, dict[str, int]] = {}
-        for vote in self.store.votes():
+        for vote in self.store.votes(annotator):
             counts.setdefault(vote.pair, dict.fromkeys(CHOICES, 0))[str(vote.choice)] += 1
         return [LabelledPair(pair, **counts[pair.pair]) for pair in self.pairs if pair.pair in counts]
 
