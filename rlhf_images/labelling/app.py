@@ -23,11 +23,13 @@ from ..errors import BadInput
 from ..preferences.assignment import Assignment
 from ..preferences.events import MAX_NAME, TAGS, Event, other_side, standing
 from ..preferences.store import Refused
+from ..preferences.summary import Summary
 from ..progress import say
 from . import guide, history, pictures
 from .figures import figures
 from .security import Door, Guard, refused
 
+NextStep = Callable[[Summary], str]
 PAGES = {"/": "label.html", "/review": "review.html", "/stats": "stats.html", "/guide": "guide.html"}
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -46,14 +48,16 @@ MAX_HISTORY = 1000
 """Rows of one answer."""
 
 
-def application(assignment: Assignment, door: Door, annotator: str | None = None) -> ASGIApp:
+def application(
+    assignment: Assignment, door: Door, annotator: str | None = None, next_step: NextStep | None = None
+) -> ASGIApp:
     """Return the ASGI application: ``annotator`` is who votes where neither address nor cookie says so.
 
-    Raises `BadInput` for a store that cannot be used.
+    ``next_step`` tells the command that makes something of the round. Raises `BadInput` for a store that is unusable.
     """
     with assignment.pairs.store.writing():
         pass  # a store that cannot be used is told now, and no reader ever meets half of its tables
-    desk = Desk(assignment, door, annotator)
+    desk = Desk(assignment, door, annotator, next_step)
     routes = [
         *(Route(path, desk.page) for path in PAGES),
         Route("/page/{name}", desk.file),
@@ -68,19 +72,22 @@ def application(assignment: Assignment, door: Door, annotator: str | None = None
         Route("/api/guide", desk.write_guide, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, 500: _failed}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), door)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # an address is right or 404
+    return Guard(app, door)
 
 
 @final
 class Desk:
     """What is behind each address. Every method is an endpoint."""
 
-    def __init__(self, assignment: Assignment, door: Door, annotator: str | None) -> None:
+    def __init__(self, assignment: Assignment, door: Door, annotator: str | None, next_step: NextStep | None) -> None:
         self.assignment = assignment
         self.pairs = assignment.pairs
         self.store = assignment.pairs.store
         self.known = {pair.pair: pair for pair in self.pairs.pairs}
         self.annotator = annotator
+        self.next_step = next_step
         self.cookie = f"{door.cookie}_annotator"
         self.writing = anyio.CapacityLimiter(
             1
@@ -161,7 +168,7 @@ class Desk:
 
     async def stats(self, request: Request) -> Response:
         """Return the figures of the round."""
-        return _json(await self._thread(figures, self.assignment, self._who(request)))
+        return _json(await self._thread(figures, self.assignment, self._who(request), self.next_step))
 
     async def guide(self, _: Request) -> Response:
         """Return the guidelines as text."""

@@ -13,8 +13,7 @@ from starlette.types import ASGIApp
 from ..errors import BadInput
 from ..preferences.assignment import Assignment
 from ..progress import say
-from .app import application
-from .figures import ending
+from .app import NextStep, application
 from .security import Door, is_loopback
 
 PORT = 8710
@@ -31,12 +30,14 @@ def serve(
     port: int = PORT,
     token: str | None = None,
     open_browser: bool = True,
+    next_step: NextStep | None = None,
 ) -> None:
-    """Serve ``assignment`` on ``host``:``port`` until Ctrl-C, then say what came of it; the same call continues.
+    """Serve ``assignment`` on ``host``:``port`` until Ctrl-C, then return; the same call continues the round.
 
     ``annotator`` is who votes where the page's address names nobody; None asks. A ``host`` that other machines can
     reach needs a ``token``, which is made if not given; on loopback it is asked for only if given. Port 0 is any free
-    one. Raises `BadInput` for an address that cannot be used.
+    one. ``next_step`` tells, of a summary, the command for the end of the round. Raises `BadInput` for an address that
+    cannot be used.
     """
     token = token or None
     if token is None and not is_loopback(host):
@@ -46,7 +47,7 @@ def serve(
     listening = bound(host, port)
     door = Door(host, listening.getsockname()[1], token)
     try:
-        server = prepared(application(assignment, door, annotator))
+        server = prepared(application(assignment, door, annotator, next_step))
         address = _address(door)
         say(f"label at {address}\nCtrl-C ends; every vote is on disk, and the same command continues")
         if open_browser and _has_screen():
@@ -56,7 +57,6 @@ def serve(
         say("")
     finally:
         listening.close()
-    say(ending(assignment))
 
 
 def prepared(app: ASGIApp) -> uvicorn.Server:
