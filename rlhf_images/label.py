@@ -21,12 +21,14 @@ BATCH = 64
 def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
     """Let the annotator ``scripted:<name>`` vote on every pair of ``folder`` on which it has not voted.
 
-    It prefers the picture that ``taste`` scores higher, and with probability ``noise`` in [0, 0.5] says the opposite.
-    Equal scores are a tie. So no model can agree with more than 1 − noise of its decided votes: the ceiling, which is
-    written to ``labels/<annotator>.json`` beside the votes.
+    It prefers what ``taste`` prefers, which is the picture with the higher score unless the reward has its own way, and
+    with probability ``noise`` in [0, 0.5] it says the opposite. Equal scores are a tie. So no model can agree with more
+    than 1 − noise of its decided votes: the ceiling, written to ``labels/<annotator>.json`` beside the votes.
     """
     if not 0 <= noise <= 0.5:
         raise BadInput(f"--noise {noise}: a probability of the opposite answer, from 0 to 0.5")
+    if taste.can.groupwise:
+        raise BadInput(f"{name}: scores groups of pictures, and a pair has none; choose another annotator")
     pairs = Pairs(folder)
     annotator = f"scripted:{name}"
     known = pairs.voted(annotator)
@@ -57,14 +59,13 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:
     left, right, prompts = next(pairs.batches(batch, len(batch)))
     with torch.no_grad():
-        scored_left, scored_right = (taste.score(images=images, prompts=prompts) for images in (left, right))
-    if not bool((scored_left.valid & scored_right.valid).all()):
-        row = int((~(scored_left.valid & scored_right.valid)).nonzero()[0, 0])
+        preferred = taste.prefer(left=left, right=right, prompts=prompts)
+    if not bool(preferred.valid.all()):
+        row = int((~preferred.valid).nonzero()[0, 0])
         raise BadInput(
             f"the scripted annotator cannot judge pair {batch[row].pair} of '{prompts[row]}'; give it one that can"
         )
-    difference = (scored_left.mean - scored_right.mean).tolist()
-    return ["left" if value > 0 else "right" if value < 0 else "tie" for value in difference]
+    return ["left" if value > 0.5 else "right" if value < 0.5 else "tie" for value in preferred.mean.tolist()]
 
 
 def _opposite(choice: Choice) -> Choice:

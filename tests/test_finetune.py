@@ -140,7 +140,7 @@ def test_processes_change_nothing(config, uninterrupted, tmp_path, count):
     """Through `accelerate launch`; three processes share groups of four, so groups straddle processes."""
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    environment = {**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:tests", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[1]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -105,7 +105,7 @@ def test_gradient_only_where_promised(reward, batch):
     images, prompts = batch
     images.requires_grad_(True)
     scores = reward.score(images=images, prompts=prompts)
-    if reward.differentiable:
+    if reward.can.differentiable:
         (gradient,) = torch.autograd.grad(scores.mean.sum(), images)
         assert torch.isfinite(gradient).all()
         assert (gradient.abs().amax((1, 2, 3)) > 0).all()
