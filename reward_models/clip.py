@@ -42,8 +42,9 @@ class Clip:
 
         Its architecture is open_clip's ``published``, unless an ``open_clip_config.json`` lies beside the file.
         """
+        state = as_open_clip(read_weights(path))  # first: the real towers take many seconds to build
         clip = cls(_architecture(path.parent, published), fit)
-        fill(clip.model, as_open_clip(read_weights(path)), path)
+        fill(clip.model, state, path)
         return clip
 
     @classmethod

@@ -63,13 +63,16 @@ class Network(nn.Module):
         if missing:
             raise BadInput(f"{source}: not ImageReward's weights: nothing under '{missing[0]}' in it")
         picture, text, head = parts.values()
+        looks = _picture_config(picture, source)
+        assert isinstance(looks.image_size, int)
+        self.size = looks.image_size
+        """Of the pictures that it takes, in pixels."""
         with torch.random.fork_rng(devices=[]):
-            self.picture_encoder = BlipVisionModel(_picture_config(picture, source))
+            self.picture_encoder = BlipVisionModel(looks)
             self.text_encoder = BlipTextModel(_text_config(text, source), add_pooling_layer=False)
         fill(self.picture_encoder, {_renamed(name): value for name, value in picture.items()}, source)
         fill(self.text_encoder, {n: value for n, value in text.items() if not n.endswith("position_ids")}, source)
         weight, bias = collapsed(head, source)
-        self.size = int(self.picture_encoder.embeddings.image_size)
         self.register_buffer("head", weight)
         self.register_buffer("bias", bias)
 
@@ -98,9 +101,9 @@ class ImageReward(Reward):
     def load(cls, source: str | None = None) -> "ImageReward":
         """Return the scorer with the weights and vocabulary of ``source``, or with the hub's."""
         path = located(source, ("ImageReward.pt", "ImageReward.safetensors"), REPOSITORY, "image_reward")
+        network = Network(read_weights(path), path)
         beside = None if source is None else str(path.parent)
         vocabulary = located(beside, ("vocab.txt",), VOCABULARY_REPOSITORY, "image_reward")
-        network = Network(read_weights(path), path)
         try:
             scorer = cls(network, vocabulary)
         except Exception as error:  # the tokenizer is not written in Python: it raises bare Exceptions
@@ -175,6 +178,8 @@ def _text_config(state: dict[str, Tensor], source: object) -> BlipTextConfig:
         num_hidden_layers=_layers(r"encoder\.layer\.(\d+)\.", state),
         num_attention_heads=width // HEAD_WIDTH,
         max_position_embeddings=places,
+        bos_token_id=None,
+        sep_token_id=None,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )

@@ -7,6 +7,7 @@ cache, and downloaded where the hub can be reached.
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols: what cannot be read is refused below
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadInput(f"{path}: cannot be read as weights alone ({reason})") from None
@@ -128,5 +131,5 @@ def _of_hub(repository: str, names: Sequence[str], scorer: str) -> Path:
             break
     raise BadInput(
         f"{scorer}: its weights are not on this machine and the hub cannot be asked; download {names[0]} of"
-        f" {repository} and name it: {scorer}@path/to/{names[0]}"
+        f" {repository} and name the folder that it lies in: {scorer}@path/to/folder"
     )
