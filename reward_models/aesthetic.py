@@ -65,7 +65,7 @@ class Aesthetic(Reward):
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the ratings ``(B,)``, with gradient to the pixels."""
         del prompts
-        return Scores.of(self.clip.images(images) @ self.weight + self.bias)
+        return Scores.of((self.clip.images(images) * self.weight).sum(-1) + self.bias)
 
     def to(self, device: torch.device | str) -> "Aesthetic":
         """Return the scorer with its weights on ``device``."""

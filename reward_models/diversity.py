@@ -27,9 +27,10 @@ class Diversity(Reward):
         """Return how unlike the others each picture of one group is ``(B,)``."""
         del prompts
         finite = torch.isfinite(images).flatten(1).all(1)
-        thumbnails = _thumbnails(images[finite].float())
-        constant = (thumbnails == 0).all(1)
-        correlation = thumbnails @ thumbnails.T + torch.outer(constant, constant)
+        with torch.autocast(images.device.type, enabled=False):
+            thumbnails = _thumbnails(images[finite].float())
+            constant = (thumbnails == 0).all(1)
+            correlation = thumbnails @ thumbnails.T + torch.outer(constant, constant)
         others = len(thumbnails) - 1
         if others < 1:
             return Scores.of(images.new_full((len(images),), torch.nan, dtype=torch.float32))

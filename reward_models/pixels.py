@@ -86,4 +86,5 @@ class PixelStatistic(Reward):
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the statistic of each picture ``(B,)``."""
         del prompts
-        return Scores.of(self.statistic(images))
+        with torch.autocast(images.device.type, enabled=False):
+            return Scores.of(self.statistic(images))

@@ -30,7 +30,6 @@ def gathered_scores(
         images = processes.shared(images, index, total)[rows].to(images.device)
     asked = [prompts[row] for row in rows]
     scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
-    mean = scores.mean.where(scores.valid, torch.full_like(scores.mean, torch.nan))
-    own = torch.stack([mean, *scores.components.values()], 1)[[rows.index(row) for row in index]]
+    own = torch.stack([scores.mean, *scores.components.values()], 1)[[rows.index(row) for row in index]]
     columns = processes.shared(own, index, total).unbind(1)
     return Scores.of(columns[0], components=dict(zip(scores.components, columns[1:], strict=True)))

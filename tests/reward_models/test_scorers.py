@@ -264,5 +264,3 @@ def test_the_whole_picture_counts_for_hpsv2_and_the_middle_for_pickscore(sources
         reward = reward_models.load(sources[name])
         before, after = (reward.score(images=images, prompts=["a cat"]).mean for images in (wide, changed))
         assert bool((before - after).abs() > 1e-4) == sees
-
-

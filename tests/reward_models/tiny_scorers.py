@@ -126,6 +126,7 @@ def blip_forward(state: dict[str, torch.Tensor], pixels: torch.Tensor, ids: torc
 
 def aesthetic_head(seed: int = 3) -> nn.Sequential:
     """The published chain of linear layers, with its dropouts, which leave holes in the numbering."""
+
     def chain() -> nn.Sequential:
         parts = [nn.Linear(24, 20), nn.Dropout(), nn.Linear(20, 16), nn.Dropout(), nn.Linear(16, 8), nn.Dropout()]
         return nn.Sequential(*parts, nn.Linear(8, 4), nn.Linear(4, 1))
