@@ -30,6 +30,7 @@ def gathered_scores(
         images = processes.shared(images, index, total)[rows].to(images.device)
     asked = [prompts[row] for row in rows]
     scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
-    own = torch.stack([scores.mean, *scores.components.values()], 1)[[rows.index(row) for row in index]]
+    place = {row: i for i, row in enumerate(rows)}
+    own = torch.stack([scores.mean, *scores.components.values()], 1)[[place[row] for row in index]]
     columns = processes.shared(own, index, total).unbind(1)
     return Scores.of(columns[0], components=dict(zip(scores.components, columns[1:], strict=True)))

@@ -11,6 +11,11 @@ def brightness(images, prompts):
     return images.mean((1, 2, 3))
 
 
+def constant(images, prompts):
+    """Nothing to say."""
+    return torch.ones(len(images))
+
+
 def broken(images, prompts):
     """One score is not a number."""
     scores = brightness(images, prompts)

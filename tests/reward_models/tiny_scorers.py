@@ -1,4 +1,4 @@
-"""Published scorers in miniature: random weights in the files, names and layouts that the real ones are published in."""
+"""Published scorers in miniature: random weights in the files, names and layouts of the real ones."""
 
 import json
 import math
