@@ -17,6 +17,26 @@ from rlhf_images.errors import BadInput, Stop
 from rlhf_images.reward import FunctionReward, Reward, RewardSpec
 
 REWARDS: dict[str, str] = {
+    # programmatic: exact, nothing to download
+    "brightness": "reward_models.pixels:PixelStatistic@brightness",
+    "contrast": "reward_models.pixels:PixelStatistic@contrast",
+    "saturation": "reward_models.pixels:PixelStatistic@saturation",
+    "sharpness": "reward_models.pixels:PixelStatistic@sharpness",
+    "high_frequency": "reward_models.pixels:PixelStatistic@high_frequency",
+    "jpeg_compressibility": "reward_models.compressibility:JpegSize.compressible",
+    "jpeg_incompressibility": "reward_models.compressibility:JpegSize.incompressible",
+    "palette": "reward_models.composition:Palette",
+    "symmetry": "reward_models.composition:Symmetry",
+    "diversity": "reward_models.diversity:Diversity",
+    # published scorers: their weights behind the @, or from the hub's cache
+    "aesthetic": "reward_models.aesthetic:Aesthetic.load",
+    "clip_score": "reward_models.clip_score:ClipScore.load",
+    "clip_similarity": "reward_models.clip_score:ClipSimilarity.load",
+    "hpsv2": "reward_models.hpsv2:HPSv2.load",
+    "hpsv2.1": "reward_models.hpsv2:HPSv2.load_2_1",
+    "image_reward": "reward_models.image_reward:ImageReward.load",
+    "pickscore": "reward_models.pickscore:PickScore.load",
+    # the demo's
     "bold": "reward_models.bold:Bold",
     "legibility": "reward_models.legibility:Legibility",
 }
@@ -49,7 +69,10 @@ def load(spec: RewardSpec) -> Reward:
     name, at, given = spec.partition("@")
     argument = given if at else None
     if name in REWARDS:
-        return _made(spec, _found(REWARDS[name]), argument)
+        path, fixed, own = REWARDS[name].partition("@")
+        if fixed and at:
+            raise BadInput(f"reward '{spec}': takes nothing behind '@'")
+        return _made(spec, _found(path), own if fixed else argument)
     if Path(spec).is_dir():
         return _made(spec, _found(FORMATS.get(_format(Path(spec)), next(iter(FORMATS.values())))), spec)
     module, colon, attribute = name.partition(":")

@@ -152,29 +152,29 @@ def _assembled(
 def _resumed(parts: Parts) -> int:
     """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
     parts.processes.wait()
-    parts.run.save()
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.statistics.restore(state.get("prompt_statistics", {}))
     start = int(state["step"])
+    references = kept(parts.run.folder) if start else _measured(parts)
+    adopt(parts.reward, references)
+    parts.run.save(scored_by=parts.reward.id)
+    if references and parts.run.writes:
+        keep(parts.run.folder, references)
     for log in (parts.metrics, parts.evaluations):
         log.rewind(start or -1)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
-        adopt(parts.reward, kept(parts.run.folder))
     else:
-        _measure(parts)
         _evaluate(parts, 0)
     return start
 
 
-def _measure(parts: Parts) -> None:
-    """Measure on the base generator's pictures what the reward has to be normalised by, if it has."""
+def _measured(parts: Parts) -> dict[str, list[float]]:
+    """Return by what the reward has to be normalised, if it has: its scores of the base generator's pictures."""
     if not parts.reward.unmeasured():
-        return
+        return {}
     drawn = parts.evaluator.draw(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
-    references = measured(parts.reward, lambda part: parts.evaluator.scores(part, drawn))
-    if parts.run.writes:
-        keep(parts.run.folder, references)
+    return measured(parts.reward, lambda part: parts.evaluator.scores(part, drawn))
 
 
 def _checkpoint(parts: Parts, done: int) -> None:

@@ -20,10 +20,10 @@ SIZE = 1000
 
 
 def measured(reward: Reward, scored: Callable[[Reward], Tensor]) -> dict[str, list[float]]:
-    """Measure what ``reward`` needs, by ``scored``: the scores ``(N,)`` of the same pictures, NaN where one failed.
+    """Return the reference that each part of ``reward`` lacks, by name: its sorted scores of the same pictures.
 
-    Returns the sorted scores by name, as `keep` writes them. Raises `BadInput` for a part that gives no two of them
-    different scores: it would say nothing, or divide by 0.
+    ``scored`` gives a reward's scores ``(N,)`` of them, NaN where it failed. Raises `BadInput` for a part that gives no
+    two pictures different scores: it would say nothing, or divide by 0.
     """
     found = {}
     for name, part in reward.unmeasured().items():
@@ -35,7 +35,6 @@ def measured(reward: Reward, scored: Callable[[Reward], Tensor]) -> dict[str, li
                 f" scores, {len(scores) - len(known)} failed; it cannot be normalised: leave it out"
             )
         found[name] = torch.quantile(known, torch.linspace(0, 1, min(len(known), SIZE))).tolist()
-    adopt(reward, found)
     return found
 
 

@@ -146,7 +146,9 @@ def scores_of(
 ) -> Scores:
     """Return scores without gradient, on the CPU in float32, of at most ``micro_size`` pictures at a time.
 
-    A groupwise reward is given the pictures of one group at a time instead; ``groups`` names the group of each.
+    A groupwise reward is given the pictures of one group at a time instead; ``groups`` names the group of each. A
+    picture with a number that is not finite has failed, even where the reward did not look at that pixel. The mean of
+    what failed is NaN: nobody takes it for a score.
     """
     if not prompts:
         return Scores(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
@@ -167,11 +169,13 @@ def scores_of(
         return torch.cat([column.cpu() for column in columns])[place]
 
     mean = joined([part.mean.float() for part in parts])
+    valid = joined([part.valid for part in parts]) & torch.isfinite(mean)
+    valid &= torch.isfinite(images).flatten(1).all(1).cpu()
     stds = [part.std.float() for part in parts if part.std is not None]
     names = [name for name in parts[0].components if all(name in part.components for part in parts)]
     return Scores(
-        mean,
-        joined([part.valid for part in parts]) & torch.isfinite(mean),
+        mean.where(valid, torch.full_like(mean, torch.nan)),
+        valid,
         joined(stds) if len(stds) == len(parts) else None,
         {name: joined([part.components[name].float() for part in parts]) for name in names},
     )

@@ -30,7 +30,7 @@ def gathered_scores(
         images = processes.shared(images, index, total)[rows].to(images.device)
     asked = [prompts[row] for row in rows]
     scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
-    mean = scores.mean.where(scores.valid, torch.full_like(scores.mean, torch.nan))
-    own = torch.stack([mean, *scores.components.values()], 1)[[rows.index(row) for row in index]]
+    place = {row: i for i, row in enumerate(rows)}
+    own = torch.stack([scores.mean, *scores.components.values()], 1)[[place[row] for row in index]]
     columns = processes.shared(own, index, total).unbind(1)
     return Scores.of(columns[0], components=dict(zip(scores.components, columns[1:], strict=True)))

@@ -15,6 +15,7 @@ from reward_models import load as load_reward
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
@@ -167,10 +168,15 @@ def test_every_algorithm_continues_as_if_never_stopped(config, tmp_path, name):
     assert_same(whole, run(values), 0)
 
 
+MIXTURE = {"rewards_for_tests:brightness": 1.0, "diversity": 0.5}
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_change_nothing(config, tmp_path, count):
-    """Every algorithm through `accelerate launch`; three processes share groups of four, so groups straddle them."""
+    """Every algorithm through `accelerate launch`; three processes share groups of four, so groups straddle them, and a
+    reward that compares the pictures of a group has to see them all the same."""
     launched = [of(config, name, tmp_path, "launched") for name in ALGORITHMS]
+    launched[0]["reward"] = MIXTURE
     file = tmp_path / "configs.json"
     file.write_text(json.dumps(launched))
     root = Path(__file__).parents[1]
@@ -187,7 +193,8 @@ def test_processes_change_nothing(config, tmp_path, count):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for values in launched:
-        assert_same(run(of(config, values["algorithm"]["name"], tmp_path, "alone")), result(values["out"]), 1e-4)
+        alone = {**values, "out": values["out"].replace("launched", "alone")}
+        assert_same(run(alone), result(values["out"]), 1e-4)
 
 
 def test_the_script_is_launched_as_the_readme_says(config, tmp_path):
@@ -238,6 +245,46 @@ def test_what_does_not_go_together_is_refused_before_any_weight_is_loaded(config
     with pytest.raises(BadInput, match=words):
         run(config, **missing, **changes)
     assert not Path(config["out"]).exists()
+
+
+def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(config, tmp_path):
+    """0 ± 1 of each part on the base's pictures; the same reference after a resume and in the evaluation."""
+    config |= {"reward": MIXTURE, "steps": 2, "checkpoint_every": 1}
+    whole = run(config, out=str(tmp_path / "whole"))
+    kept = json.loads((tmp_path / "whole" / "references.json").read_text())
+    assert kept.keys() == MIXTURE.keys()
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["scored_by"].startswith("weighted-")
+    assert len(kept["diversity"]) == len(PROMPTS) * 2
+    base = json.loads((tmp_path / "whole" / "evaluations.jsonl").read_text().splitlines()[0])
+    assert base["reward"] == pytest.approx(0, abs=1e-4)
+    brightness, diverse = (torch.tensor(kept[name]) for name in MIXTURE)
+    parts = [whole[1][0][f"reward/{name}"] for name in MIXTURE]
+    expected = (parts[0] - brightness.mean()) / brightness.std() + 0.5 * (parts[1] - diverse.mean()) / diverse.std()
+    assert whole[1][0]["reward"] == pytest.approx(float(expected), abs=1e-3)
+
+    run(config)
+    record = json.loads((Path(config["out"]) / "run.json").read_text())
+    (Path(config["out"]) / "run.json").write_text(json.dumps(record | {"finished": False}))
+    (Path(config["out"]) / "checkpoints" / "step_00000002" / "manifest.json").unlink()
+    assert_same(whole, run(config), 0)
+    evaluate(config["out"], load_reward)
+    summary = json.loads((Path(config["out"]) / "summary.json").read_text())
+    assert summary["reward_base"] != summary["reward_tuned"]
+    (Path(config["out"]) / "references.json").unlink()
+    with pytest.raises(BadInput, match="this run never measured it"):
+        evaluate(config["out"], load_reward)
+
+
+def test_a_part_that_says_nothing_cannot_be_normalised(config):
+    with pytest.raises(BadInput, match=r"'rewards_for_tests:constant': gives .* 6 pictures 1 different scores"):
+        run(config, reward={"rewards_for_tests:constant": 1.0, "brightness": 1.0})
+    assert not Path(config["out"]).exists()  # nothing was written: a corrected config starts there
+
+
+def test_an_ensemble_is_a_reward(config):
+    row = run(config, reward=["rewards_for_tests:brightness", "brightness"], steps=1)[1][0]
+    members = [row[f"reward/member {i}"] for i in range(2)]
+    assert row["reward"] == pytest.approx(sum(members) / 2, abs=1e-6)
 
 
 def test_a_failed_reward_stops_with_its_own_code_and_evidence(config):
