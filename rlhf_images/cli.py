@@ -114,7 +114,8 @@ def _train_reward(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     from reward_models import load
 
-    from .finetune import FinetuneConfig, finetune
+    from .finetune import finetune
+    from .finetune_config import FinetuneConfig
 
     finetune(configs.load(FinetuneConfig, options.config, options.overrides), load)
 

@@ -13,7 +13,7 @@ from .config import build
 from .errors import BadInput
 from .evaluator import Evaluation, Evaluator
 from .files import write_json
-from .finetune import FinetuneConfig
+from .finetune_config import FinetuneConfig
 from .generators import Generator
 from .generators.lora import load_trained
 from .processes import Processes
