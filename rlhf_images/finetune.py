@@ -138,6 +138,11 @@ def _assembled(
             f"algorithm {config.algorithm.name} needs the gradient of the reward, which {config.reward} does not have;"
             " take one that is differentiable, or an algorithm that only compares scores, such as nft"
         )
+    if config.algorithm.differentiates_reward and reward.can.groupwise:
+        raise BadInput(
+            f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
+            " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
+        )
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
