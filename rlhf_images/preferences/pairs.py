@@ -1,22 +1,18 @@
-"""A folder of pairs: pictures by content hash, the pairs, and every vote ever given, in files a person can read.
+"""A folder of pairs: pictures by content hash and the pairs, in files a person can read, and the store of the votes.
 
 pairs/
   images/<id>.png     one picture; its id is the SHA-256 of its bytes
   pictures.jsonl      id, prompt, seed, index and sampling settings of each
   pairs.jsonl         pair id, prompt, left and right picture id
-  votes.db            SQLite: an append-only table of events
+  votes.db            what people did, unless the store is elsewhere (see `store`)
 """
 
 import hashlib
 import json
-import sqlite3
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final, get_args
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -24,9 +20,9 @@ from torch import Tensor
 from ..data import decode
 from ..errors import BadInput
 from ..files import write_atomically
+from .events import CHOICES
+from .store import Store, sqlite_url
 
-Choice = Literal["left", "right", "tie", "both_bad"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 Row = TypeVar("Row", "Picture", "PreferencePair")
 
 
@@ -40,6 +36,12 @@ class Picture:
     seed: int
     index: int
     settings: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Return what drew it, as far as its settings say: a run, else a generator, else a pipeline's path."""
+        named = (self.settings.get(key) for key in ("run", "generator", "path"))
+        return next((str(name) for name in named if name), "")
 
 
 @final
@@ -73,9 +75,10 @@ class LabelledPair:
 
 @final
 class Pairs:
-    """A folder of pairs, open for reading and for votes."""
+    """A folder of pairs, with the store of the votes on them."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, store_url: str | None = None) -> None:
+        """Open ``folder``; its votes are in its own ``votes.db``, or in the database at ``store_url``."""
         self.folder = Path(folder)
         if not (self.folder / "pairs.jsonl").is_file():
             raise BadInput(f"{folder}: no pairs in it (no pairs.jsonl); make some with 'rlhf-images generate'")
@@ -83,12 +86,14 @@ class Pairs:
         self.pictures = {picture.id: picture for picture in _read(self.folder / "pictures.jsonl", Picture)}
         if not self.pairs:
             raise BadInput(f"{folder}: its pairs.jsonl is empty; make some pairs with 'rlhf-images generate'")
+        round = hashlib.sha256((self.folder / "pairs.jsonl").read_bytes()).hexdigest()[:16]
+        self.store = Store(store_url or sqlite_url(self.folder / "votes.db"), round)
 
     @classmethod
     def create(
-        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Sequence[PreferencePair]
+        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Iterable[PreferencePair]
     ) -> "Pairs":
-        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs."""
+        """Write a folder of pairs: encoded ``images`` with their descriptions, then ``pairs``, which are read last."""
         folder = Path(folder)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         rows = []
@@ -110,52 +115,11 @@ class Pairs:
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
-    def vote(self, annotator: str, votes: Sequence[tuple[str, Choice]]) -> int:
-        """Store ``(pair id, choice)`` votes, all or none, on disk when this returns; return how many were new.
-
-        A vote that repeats the annotator's newest on its pair is not new, so that sending a batch twice stores it once.
-        """
-        known = {pair.pair for pair in self.pairs}
-        for pair, choice in votes:
-            if pair not in known or choice not in CHOICES:
-                raise BadInput(f"{self.folder}: no pair '{pair}' or no choice '{choice}'")
-        with self._database() as database:
-            database.execute("BEGIN IMMEDIATE")
-            before = database.total_changes
-            for pair, choice in votes:
-                newest = database.execute(
-                    "SELECT choice FROM events WHERE type = 'vote' AND pair = ? AND annotator = ?"
-                    " ORDER BY number DESC LIMIT 1",
-                    (pair, annotator),
-                ).fetchone()
-                if newest != (choice,):
-                    database.execute(
-                        "INSERT INTO events (id, type, pair, annotator, choice, at) VALUES (?, 'vote', ?, ?, ?, ?)",
-                        (str(uuid.uuid4()), pair, annotator, choice, time.time()),
-                    )
-            return database.total_changes - before
-
-    def voted(self, annotator: str) -> set[str]:
-        """Return the ids of the pairs on which ``annotator`` has voted."""
-        with self._database() as database:
-            return {
-                row[0]
-                for row in database.execute(
-                    "SELECT DISTINCT pair FROM events WHERE type = 'vote' AND annotator = ?", (annotator,)
-                )
-            }
-
-    def labelled(self) -> list[LabelledPair]:
-        """Return every pair with at least one vote, in the order of the pairs; an annotator's newest vote counts."""
-        newest: dict[tuple[str, str], str] = {}
-        with self._database() as database:
-            for pair, annotator, choice in database.execute(
-                "SELECT pair, annotator, choice FROM events WHERE type = 'vote' ORDER BY number"
-            ):
-                newest[pair, annotator] = choice
+    def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
+        """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
         counts: dict[str, dict[str, int]] = {}
-        for (pair, _), choice in newest.items():
-            counts.setdefault(pair, dict.fromkeys(CHOICES, 0))[choice] += 1
+        for vote in self.store.votes(annotator):
+            counts.setdefault(vote.pair, dict.fromkeys(CHOICES, 0))[str(vote.choice)] += 1
         return [LabelledPair(pair, **counts[pair.pair]) for pair in self.pairs if pair.pair in counts]
 
     def unreadable(self, pairs: Iterable[PreferencePair]) -> dict[str, str]:
@@ -177,22 +141,6 @@ class Pairs:
                 torch.stack([self.image(pair.right) for pair in part]),
                 [pair.prompt for pair in part],
             )
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        """Open the votes for one transaction, which is on disk when this ends."""
-        path = self.folder / "votes.db"
-        try:
-            with closing(sqlite3.connect(path, timeout=30)) as database, database:
-                database.execute("PRAGMA synchronous = EXTRA")  # the folder too, so that a power cut loses no commit
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,"
-                    " type TEXT NOT NULL, pair TEXT NOT NULL, annotator TEXT NOT NULL, choice TEXT, at REAL NOT NULL)"
-                )
-                database.execute("CREATE INDEX IF NOT EXISTS by_pair ON events (pair, annotator)")
-                yield database
-        except sqlite3.DatabaseError as error:
-            raise BadInput(f"{path}: cannot be used ({error})") from None
 
 
 def picture_id(data: bytes) -> str:
