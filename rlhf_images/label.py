@@ -55,6 +55,7 @@ def label_by_hand(
         port=PORT if port is None else port,
         token=token,
         open_browser=open_browser,
+        next_step=lambda summary: next_command(pairs, summary),
     )
     tell(pairs, gold)
 
