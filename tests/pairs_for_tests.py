@@ -1,5 +1,6 @@
 """Small pictures in several formats, folders of pairs made of them, and what a folder says, whoever wrote it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import HealthCheck, settings
 
 from rlhf_images.data import encode
 from rlhf_images.preferences import Pairs, Picture, PreferencePair
@@ -15,7 +17,20 @@ from rlhf_images.preferences.formats.exporting import export_pairs
 from rlhf_images.preferences.formats.importing import import_pairs
 from rlhf_images.preferences.pairs import picture_id
 
+CAMPAIGN = int(os.environ.get("CAMPAIGN", "1"))
+"""How many times more examples than usual; then they are other ones every time."""
 FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+def fuzz(examples: int) -> settings:
+    """Return hypothesis's settings for about ``examples`` tries: the same ones every time, unless in a campaign."""
+    return settings(
+        max_examples=examples * CAMPAIGN,
+        deadline=None,
+        derandomize=CAMPAIGN == 1,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @cache

@@ -9,7 +9,7 @@ from dataclasses import replace
 import datasets
 import pairs_for_tests as tool
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_images.preferences import Event, Pairs, PreferencePair
@@ -53,7 +53,7 @@ def folders(draw):
 
 
 @pytest.mark.parametrize("name", BOTH)
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tool.fuzz(8)
 @given(content=folders())
 def test_nothing_is_lost_on_the_way_out_and_back(name, content, tmp_path_factory):
     folder = tmp_path_factory.mktemp("round")

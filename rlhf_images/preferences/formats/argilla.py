@@ -5,15 +5,17 @@
     nested    {fields: {…}, responses: {<question>: [{value, user_id}]}}
 
 The pictures and the prompt are looked for among the fields and inside a field that is itself a table. The answers are
-``image_1``, ``image_2``, ``both_good``, ``both_bad`` and their like; discarded ones are left out.
+``image_1``, ``image_2``, ``both_good``, ``both_bad`` and their like, or a ranking of the two. Discarded ones are left
+out.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from .compared import Ballot, Compared, choice_of
+from ..events import Choice
+from .compared import Ballot, Compared, better, choice_of
 from .layout import Group
-from .rows import BadRow, Row, items, plain_text
+from .rows import BadRow, Row, items, plain_text, real
 
 LEFT = ("image_1", "image1", "image_a", "left")
 RIGHT = ("image_2", "image2", "image_b", "right")
@@ -75,4 +77,22 @@ def _nested(row: Row) -> list[Ballot]:
 
 
 def _ballot(answer: Any, user: Any) -> Ballot:
-    return Ballot(plain_text(user, "user_id"), choice_of(plain_text(answer, "value")))
+    return Ballot(
+        plain_text(user, "user_id"), _ranked(answer) if isinstance(answer, list) else choice_of(_word(answer))
+    )
+
+
+def _ranked(answer: list[Any]) -> Choice:
+    """Return the choice that a ranking of the two pictures makes: the lower rank is the better."""
+    ranks: dict[Choice, float] = {}
+    for one in items(answer, "value"):
+        if not isinstance(one, dict):
+            raise BadRow("a ranking holds something that has no rank")
+        ranks[choice_of(_word(one.get("value")))] = real(one.get("rank"), "rank")
+    if ranks.keys() != {"left", "right"}:
+        raise BadRow("a ranking that is not of the two pictures")
+    return better(-ranks["left"], -ranks["right"])
+
+
+def _word(value: object) -> str:
+    return plain_text(value, "value")

@@ -56,6 +56,8 @@ def import_pairs(
     intake = Intake(Path(folder), Shelf(Path(source), Path(images) if images else None), name, criterion)
     for group in progress(layout.groups(Path(source)), "import"):
         intake.group(layout, group)
+    if not intake.taken and intake.passed:
+        raise BadInput(f"{source}: no answers to '{criterion}'; there are some to {', '.join(intake.passed)}")
     if not intake.taken:
         reason = f"the first reason: {intake.aside[0][0]}: {intake.aside[0][1]}" if intake.aside else "it has no rows"
         raise BadInput(f"{source}: no pair in it can be used as '{name}' ({reason}); nothing was changed")
