@@ -13,7 +13,7 @@ from .config import build
 from .errors import BadInput
 from .evaluator import Evaluation, Evaluator
 from .files import write_json
-from .finetune import FinetuneConfig
+from .finetune_config import FinetuneConfig
 from .generators import Generator
 from .generators.lora import load_trained
 from .processes import Processes
@@ -55,6 +55,7 @@ def evaluate(folder: str, load_reward: Callable[[str], Reward]) -> None:
         judge=config.evaluation.deciding,
         reward_card=card,
         run=record,
+        compare_command=f"rlhf-images label --compare {config.generator.path} {tuned_folder} --same-seed",
     )
     for name, evaluation in (("base", base), ("tuned", tuned)):
         save_grid(root / f"{name}.png", evaluation.images, evaluation.prompts)

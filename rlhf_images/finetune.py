@@ -6,23 +6,24 @@ changes nothing except memory.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal, final
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-from .algorithms import NFT, AnyAlgorithm, Examples
-from .config import Count, Fraction, NonNegative
+from .algorithms import Examples, Scored
 from .errors import BadInput, NonFinite, RewardFailed, Stop
-from .evaluator import EvaluationConfig, Evaluator
-from .generators import Generator, GeneratorConfig
-from .generators.lora import LoraConfig, make_trainable, save_trained
+from .evaluator import Evaluator
+from .finetune_config import FREE, FinetuneConfig
+from .generators import Generator
+from .generators.lora import make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
-from .policy import OptimizerConfig, Policy
+from .policy import Policy
 from .processes import Processes
 from .progress import progress, say
+from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
 from .reward import Reward, scores_of
@@ -37,59 +38,6 @@ ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "global_std": lambda rewards_PK, valid_PK: advantages.standardise(rewards_PK, valid_PK, over_all=True),
 }
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
-"""Fields that may change when a run continues: no result depends on them."""
-
-
-@final
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One run. The defaults are those of DiffusionNFT."""
-
-    generator: GeneratorConfig
-    """The pipeline that is tuned, and how it is called."""
-    prompts: str | tuple[str, ...]
-    """``digits``, a text file with one prompt a line, or a list."""
-    reward: str
-    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own."""
-    out: str
-    """Folder of the run."""
-    evaluation: EvaluationConfig
-    """What is looked at during the run and after it."""
-    seed: NonNegative = 0
-    """Of every random number of the training."""
-    steps: Count = 100
-    """Rounds of sampling and learning."""
-    prompts_per_step: Count = 48
-    """P, over all processes."""
-    group_size: Count = 24
-    """K pictures of each prompt, compared with one another."""
-    updates_per_step: Count = 1
-    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
-    micro_size: Count = 8
-    """Pictures or examples in one forward pass on one process."""
-    algorithm: AnyAlgorithm = field(default_factory=NFT)
-    """Which objective, and its hyperparameters."""
-    advantage: Literal["centred", "leave_one_out", "group_std", "global_std"] = "global_std"
-    """How a picture is compared with its group."""
-    lora: LoraConfig | None = field(default_factory=LoraConfig)
-    """Adapters; null trains all weights."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
-    average_decay: Fraction = 0.0
-    """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
-    tolerated_failures: Fraction = 0.0
-    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
-    checkpoint_every: Count = 20
-    """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not go together."""
-        if self.group_size % self.updates_per_step:
-            raise ValueError(f"updates_per_step {self.updates_per_step} does not divide group_size {self.group_size}")
-        if self.group_size < 2:
-            raise ValueError("group_size 1 leaves nothing to compare a picture with; use 2 or more")
-
 
 @final
 @dataclass(frozen=True)
@@ -103,6 +51,7 @@ class Parts:
     reward: Reward
     evaluator: Evaluator
     policy: Policy
+    statistics: PromptStatistics
     metrics: Log
     evaluations: Log
 
@@ -141,7 +90,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[str], Reward]) -> No
 def learn(parts: Parts, step: int) -> dict[str, float]:
     """Take one step of the loop and return its metrics."""
     config, processes, policy, algorithm = parts.config, parts.processes, parts.policy, parts.config.algorithm
-    randomness, clock, sums = Randomness(config.seed, step), Clock(), dict[str, float]()
+    randomness, clock, sums, count = Randomness(config.seed, step), Clock(), dict[str, float](), 0
     drawn = parts.stream.take(step, config.prompts_per_step)
     grouped = [prompt for prompt in drawn for _ in range(config.group_size)]
     mine = list(processes.mine(len(grouped)))
@@ -150,12 +99,14 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     rollout = algorithm.rollout(policy.generator, policy.snapshots, prompts, mine, randomness, config.micro_size)
     clock.lap("sampling")
     try:
-        rewards_PK, valid_PK = _scored(parts, rollout)
+        rewards_PK, valid_PK = _rewarded(parts, rollout)
         clock.lap("scoring")
-        advantages_PK = ADVANTAGES[config.advantage](rewards_PK, valid_PK)
-        examples = algorithm.examples(rollout, advantages_PK.flatten()[mine], policy.generator, randomness)
-        for update, size in _updates(examples, len(mine), config, randomness):
-            policy.update(algorithm, update, size, config.micro_size, sums)
+        advantages_PK = _advantages(parts, drawn, rewards_PK, valid_PK)
+        scored = Scored(rewards_PK, valid_PK, advantages_PK, mine, processes.shared)
+        examples = algorithm.examples(rollout, scored, policy.generator, randomness)
+        for update, size in _updates(parts, examples, scored, randomness):
+            policy.update(algorithm, parts.reward, update, size, config.micro_size, sums)
+            count += len(update)
     except Stop:
         keep_evidence(parts.run.folder / "refused", step, rollout, processes.accelerator.process_index)
         raise
@@ -163,9 +114,9 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     policy.average(config.average_decay)
     clock.lap("learning")
 
-    totals = processes.sums({**sums, "examples": float(len(examples))})
-    count = totals.pop("examples")
-    learnt = {name: total / count for name, total in totals.items()}
+    totals = processes.sums({**sums, "examples": float(count)})
+    examples_learnt = totals.pop("examples")
+    learnt = {name: total / examples_learnt for name, total in totals.items()}
     return {**_reward_metrics(rewards_PK, valid_PK), **learnt, "lr": config.optimizer.lr, **clock.metrics(len(grouped))}
 
 
@@ -175,21 +126,29 @@ def _assembled(config: FinetuneConfig, load_reward: Callable[[str], Reward], pro
         raise BadInput(f"fewer pictures a step than the {processes.count} processes; raise prompts_per_step")
     stream = PromptStream(read_prompts(config.prompts), config.seed)
     reward = load_reward(config.reward).to(processes.device)
+    if config.algorithm.differentiates_reward and not reward.differentiable:
+        raise BadInput(
+            f"algorithm {config.algorithm.name} needs the gradient of the reward, which {config.reward} does not have;"
+            " take one that is differentiable, or an algorithm that only compares scores, such as nft"
+        )
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
     make_trainable(generator, config.lora, config.seed)
     names = (*config.algorithm.snapshots(), *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, processes)
+    statistics = PromptStatistics(config.prompt_statistics)
     metrics, evaluations = (Log(run.folder / f"{name}.jsonl", writes=run.writes) for name in ("metrics", "evaluations"))
-    return Parts(config, processes, run, stream, reward, evaluator, policy, metrics, evaluations)
+    return Parts(config, processes, run, stream, reward, evaluator, policy, statistics, metrics, evaluations)
 
 
 def _resumed(parts: Parts) -> int:
     """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
     parts.processes.wait()
     parts.run.save()
-    start = parts.policy.restore(parts.run.folder / "checkpoints")
+    state = parts.policy.restore(parts.run.folder / "checkpoints")
+    parts.statistics.restore(state.get("prompt_statistics", {}))
+    start = int(state["step"])
     for log in (parts.metrics, parts.evaluations):
         log.rewind(start or -1)
     if start:
@@ -201,7 +160,7 @@ def _resumed(parts: Parts) -> int:
 
 def _checkpoint(parts: Parts, done: int) -> None:
     if parts.processes.is_main:
-        parts.policy.save(parts.run.folder / "checkpoints", done)
+        parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
     parts.run.save()
 
 
@@ -214,7 +173,7 @@ def _finish(parts: Parts) -> None:
     parts.run.save(finished=True)
 
 
-def _scored(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
+def _rewarded(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """Return rewards and their validity ``(P, K)``, the same on every process; stop on what must not be learnt."""
     config, processes, index = parts.config, parts.processes, rollout.index
     total = config.prompts_per_step * config.group_size
@@ -235,16 +194,32 @@ def _scored(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
     return rewards_PK, valid_PK.bool()
 
 
+def _advantages(parts: Parts, drawn: list[str], rewards_PK: Tensor, valid_PK: Tensor) -> Tensor:
+    """Return how each picture compares, by the config's way."""
+    if parts.config.advantage == "per_prompt":
+        return parts.statistics.advantages(drawn, rewards_PK, valid_PK)
+    return ADVANTAGES[parts.config.advantage](rewards_PK, valid_PK)
+
+
 def _updates(
-    examples: Examples, pictures: int, config: FinetuneConfig, randomness: Randomness
+    parts: Parts, examples: Examples, scored: Scored, randomness: Randomness
 ) -> Iterator[tuple[Examples, int]]:
-    """Yield this process's examples of each update and the update's total over all: equal shares of every group."""
-    group, count = config.group_size, config.updates_per_step
-    turn = {draw: i * count // group for i, draw in enumerate(randomness.permutation("updates", group))}
-    size = len(examples) // pictures * config.prompts_per_step * group // count
-    for number in range(count):
-        rows = [row for row, image in enumerate(examples.image) if turn[image % group] == number]
-        yield examples.select(rows), size
+    """Yield this process's examples of each update and the update's total over all: equal shares of every group.
+
+    Groups in which nothing can be learnt, for all have the same score, are left out (and counted in the metrics).
+    """
+    config, group = parts.config, parts.config.group_size
+    count, units = config.updates_per_step, group if group > 1 else config.prompts_per_step
+    turn = {unit: i * count // units for i, unit in enumerate(randomness.permutation("updates", units))}
+    told = (scored.advantages_PK != 0).any(1) if config.algorithm.compares else torch.ones(len(scored.valid_PK)).bool()
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for row, image in enumerate(examples.image):
+        if told[image // group]:
+            rows[turn[image % units]].append(row)
+    sizes = parts.processes.sums({f"{number:06d}": float(len(part)) for number, part in enumerate(rows)})
+    for part, size in zip(rows, sizes.values(), strict=True):
+        if size:  # else no process has an example: an optimiser's step on nothing would still move the weights
+            yield examples.select(part), int(size)
 
 
 def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:

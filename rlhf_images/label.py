@@ -1,17 +1,23 @@
-"""Stage `label`: choices for the pairs of a folder. Here by a scripted annotator, which is any reward plus noise."""
+"""Stage `label`: choices for the pairs of a folder, by a person on the page or by a script: any reward plus noise."""
 
 import json
+import shlex
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .config import differences
+from .data import DIGIT_CAPTIONS
 from .errors import BadInput
 from .files import write_json
 from .preferences import Choice, Event, Pairs, PreferencePair
-from .preferences.events import other_side
+from .preferences.assignment import Assignment
+from .preferences.events import CHOICES, SCRIPTED, is_script, other_side
+from .preferences.summary import Summary, summarise, told
 from .progress import progress, say
 from .randomness import Randomness
 from .reward import Reward
@@ -20,8 +26,84 @@ from .runs import elapsed
 BATCH = 64
 
 
-def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
-    """Let the annotator ``scripted:<name>`` vote on every pair of ``folder`` on which it has not voted.
+def label_by_hand(
+    pairs: Pairs,
+    *,
+    annotator: str | None,
+    overlap: int,
+    gold: Mapping[str, Choice],
+    host: str,
+    port: int | None,
+    token: str | None,
+    open_browser: bool,
+) -> None:
+    """Serve the page of ``pairs`` until Ctrl-C, then say what came of it and what comes next.
+
+    ``annotator`` is who votes where the page's address names nobody; None asks. ``gold`` are known answers.
+    """
+    from .labelling.server import PORT, serve
+
+    assignment = Assignment(pairs, overlap=overlap, gold=gold)
+    if annotator is not None and not assignment.progress(annotator)[1]:
+        raise BadInput(
+            f"{pairs.folder}: nothing is left for '{annotator}', each pair has its {overlap} votes; --overlap"
+            f" {overlap + 1} asks one more person"
+        )
+    serve(
+        assignment,
+        annotator=annotator,
+        host=host,
+        port=PORT if port is None else port,
+        token=token,
+        open_browser=open_browser,
+    )
+    tell(pairs, gold)
+
+
+def tell(pairs: Pairs, gold: Mapping[str, Choice]) -> None:
+    """Print the round in numbers and the next command."""
+    summary = summarise(pairs, gold)
+    say(told(summary))
+    if summary.votes and summary.comparison is None:
+        say(f"next: {next_command(pairs, summary)}")
+
+
+def next_command(pairs: Pairs, summary: Summary) -> str:
+    """Return the command that trains a reward model on the votes: on the people's alone, where a script voted too."""
+    people = [person for person in summary.annotators if person.votes and not is_script(person.annotator)]
+    digits = any(pair.prompt in DIGIT_CAPTIONS for pair in pairs.pairs)
+    words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "sd35_medium/reward.yaml"]
+    words.append(f"pairs={pairs.folder}")
+    name = "reward"
+    if people and len(people) < len(summary.annotators):
+        best = max(people, key=lambda person: person.votes).annotator
+        words.append(f"annotator={best}")
+        name = f"reward-{best}"
+    if pairs.store.url.drivername != "sqlite":
+        words.append(f"store={pairs.store.name}")
+    words.append(f"out={pairs.folder.parent / name}")
+    return shlex.join(words)
+
+
+def read_gold(file: str) -> dict[str, Choice]:
+    """Return pair → known answer of a file with one ``{"pair": …, "choice": …}`` a line."""
+    gold: dict[str, Choice] = {}
+    try:
+        for number, line in enumerate(Path(file).read_text(encoding="utf-8-sig").split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if row["choice"] not in CHOICES or not isinstance(row["pair"], str):
+                    raise ValueError(f"line {number}: a choice is one of {', '.join(CHOICES)}")
+                gold[row["pair"]] = row["choice"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f'--gold {file}: cannot be read ({error}); write one {{"pair": "…", "choice": "left"}} a line'
+        ) from None
+    return gold
+
+
+def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
+    """Let the annotator ``scripted:<name>`` vote on every one of ``pairs`` on which it has not voted.
 
     It prefers the picture that ``taste`` scores higher, and with probability ``noise`` in [0, 0.5] says the opposite.
     Equal scores are a tie. So no model can agree with more than 1 − noise of its decided votes: the ceiling, which is
@@ -29,8 +111,7 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
     """
     if not 0 <= noise <= 0.5:
         raise BadInput(f"--noise {noise}: a probability of the opposite answer, from 0 to 0.5")
-    pairs = Pairs(folder)
-    annotator = f"scripted:{name}"
+    annotator = f"{SCRIPTED}{name}"
     known = pairs.store.voted(annotator)
     card = _card(pairs.folder, annotator, noise, seed, bool(known))
     unread = pairs.unreadable(pairs.pairs)
@@ -56,20 +137,33 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
         write_json(
             card, _described(annotator, noise, seed) | {"votes": len(known) + new, "seconds": before + elapsed()}
         )
-    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {folder}; next: rlhf-images train-reward")
+    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {pairs.folder}; next: rlhf-images train-reward")
 
 
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:
-    left, right, prompts = next(pairs.batches(batch, len(batch)))
-    with torch.no_grad():
-        scored_left, scored_right = (taste.score(images=images, prompts=prompts) for images in (left, right))
-    if not bool((scored_left.valid & scored_right.valid).all()):
-        row = int((~(scored_left.valid & scored_right.valid)).nonzero()[0, 0])
-        raise BadInput(
-            f"the scripted annotator cannot judge pair {batch[row].pair} of '{prompts[row]}'; give it one that can"
-        )
-    difference = (scored_left.mean - scored_right.mean).tolist()
-    return ["left" if value > 0 else "right" if value < 0 else "tie" for value in difference]
+    left, left_valid = _scores(pairs, batch, [pair.left for pair in batch], taste)
+    right, right_valid = _scores(pairs, batch, [pair.right for pair in batch], taste)
+    failed = ~(left_valid & right_valid)
+    if bool(failed.any()):
+        pair = batch[int(failed.nonzero()[0, 0])]
+        raise BadInput(f"the scripted annotator cannot judge pair {pair.pair} of '{pair.prompt}'; give it one that can")
+    return ["left" if value > 0 else "right" if value < 0 else "tie" for value in (left - right).tolist()]
+
+
+def _scores(
+    pairs: Pairs, batch: Sequence[PreferencePair], pictures: Sequence[str], taste: Reward
+) -> tuple[Tensor, Tensor]:
+    """Return ``(mean (B,), valid (B,))`` of one picture of each pair; those of one size are scored together."""
+    images = [pairs.image(picture) for picture in pictures]
+    mean, valid = torch.zeros(len(batch)), torch.zeros(len(batch), dtype=torch.bool)
+    for shape in dict.fromkeys(image.shape for image in images):
+        rows = [row for row, image in enumerate(images) if image.shape == shape]
+        with torch.no_grad():
+            scores = taste.score(
+                images=torch.stack([images[row] for row in rows]), prompts=[batch[row].prompt for row in rows]
+            )
+        mean[rows], valid[rows] = scores.mean.float().cpu(), scores.valid.cpu()
+    return mean, valid
 
 
 def _card(folder: Path, annotator: str, noise: float, seed: int, voted: bool) -> Path:

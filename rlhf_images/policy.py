@@ -4,7 +4,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .config import Fraction, Positive, Weight
 from .errors import BadInput, NonFinite
 from .generators import Generator
 from .processes import Processes
+from .reward import Reward
 from .snapshots import Snapshots
 
 
@@ -51,7 +52,13 @@ class Policy:
         )
 
     def update(
-        self, algorithm: Algorithm, examples: Examples, total: int, micro_size: int, sums: dict[str, float]
+        self,
+        algorithm: Algorithm,
+        reward: Reward,
+        examples: Examples,
+        total: int,
+        micro_size: int,
+        sums: dict[str, float],
     ) -> None:
         """Take one optimiser step on the mean loss of ``total`` examples, of which this process has ``examples``.
 
@@ -61,7 +68,7 @@ class Policy:
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
         for micro in examples.split(micro_size):
-            losses, metrics = algorithm.loss(self.generator, self.snapshots, micro)
+            losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
             (losses.sum() / total).backward()
             loss_sum += float(losses.detach().sum())
             for name, values in metrics.items():
@@ -88,20 +95,20 @@ class Policy:
         """Return a ``with`` in which the generator has the weights to evaluate and save: the average, if kept."""
         return self.snapshots.use("average") if self.averaged else nullcontext()
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write a checkpoint of ``step`` finished steps."""
+    def save(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint of ``step`` finished steps, with the run's own ``state`` of plain values."""
         tensors: dict[str, Tensor] = prefixed("weights", self.parameters)
         for name, copy in self.snapshots.copies.items():
             tensors |= prefixed(f"snapshot {name}", copy)
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer, list(self.parameters)))
-        save_checkpoint(folder, step, tensors, {})
+        save_checkpoint(folder, step, tensors, state)
 
     @torch.no_grad()
-    def restore(self, folder: Path) -> int:
-        """Put back the newest whole checkpoint and return its number of finished steps, or 0 without one."""
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Put back the newest whole checkpoint and return the state it was saved with; only ``step`` 0 without one."""
         found = load_checkpoint(folder)
         if found is None:
-            return 0
+            return {"step": 0}
         tensors, state = found
         weights = under("weights", tensors)
         if weights.keys() != self.parameters.keys():
@@ -112,4 +119,4 @@ class Policy:
             for key, value in under(f"snapshot {name}", tensors).items():
                 copy[key].copy_(value)
         load_optimizer_tensors(self.optimizer, list(self.parameters), under("optimizer", tensors))
-        return int(state["step"])
+        return state

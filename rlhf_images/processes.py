@@ -10,6 +10,7 @@ from typing import final
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 
@@ -70,9 +71,9 @@ class Processes:
         return float(flat[-1])
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the sum of each value over the processes, which all give the same names."""
-        names = sorted(values)
-        mine = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        """Return the sum of each value over the processes; a name that a process does not give counts as 0 there."""
+        names = sorted(set(gather_object(list(values))) if self.count > 1 else values)
+        mine = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
         if self.count > 1:  # float64 does not exist on every device; these are a few numbers
             mine = self.shared(mine.float()[None], [self.accelerator.process_index], self.count).double().sum(0)
         return dict(zip(names, mine.tolist(), strict=True))

@@ -220,7 +220,7 @@ def test_only_the_main_process_tells_of_a_mistake(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["pertrain"], ["label", "x"], ["label", "x", "--scripted", "b", "--noise", "y"]]
+    "arguments", [[], ["pertrain"], ["label", "x", "--compare", "y"], ["label", "x", "--scripted", "b", "--noise", "y"]]
 )
 def test_what_is_no_command_exits_with_2(arguments, capfd):
     with pytest.raises(SystemExit, match="2"):

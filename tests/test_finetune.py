@@ -15,7 +15,8 @@ from reward_models import load as load_reward
 from rlhf_images.algorithms import NFT
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
-from rlhf_images.finetune import FinetuneConfig, finetune
+from rlhf_images.finetune import finetune
+from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
 

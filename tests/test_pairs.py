@@ -128,7 +128,7 @@ def test_a_corrupt_picture_is_named(pairs, damage):
         pairs.image(picture)
     assert "\n" not in str(raised.value)
     assert list(pairs.unreadable(pairs.pairs)) == [pairs.pairs[0].pair]
-    label_scripted(str(pairs.folder), "bright", BRIGHT, 0.0)
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
     assert len(pairs.labelled()) == len(pairs.pairs) - 1
 
 
@@ -153,7 +153,7 @@ def test_no_pairs_says_how_to_make_some(pairs):
 
 def test_the_annotator_is_wrong_as_often_as_it_says(tmp_path, capsys):
     pairs = made(tmp_path / "pairs", 400)
-    label_scripted(str(pairs.folder), "bright", BRIGHT, 0.2, seed=1)
+    label_scripted(pairs, "bright", BRIGHT, 0.2, seed=1)
     left, right, _ = next(pairs.batches(pairs.pairs, 400))
     truth = (left.mean((1, 2, 3)) > right.mean((1, 2, 3))).tolist()
     wrong = [(preference == 1) != better for preference, better in zip(targets(pairs).values(), truth, strict=True)]
@@ -173,10 +173,10 @@ def test_the_annotator_is_wrong_as_often_as_it_says(tmp_path, capsys):
 
 def test_labelling_again_adds_nothing_and_an_interrupted_one_is_completed(tmp_path, capsys):
     whole, halved = made(tmp_path / "whole", 130), made(tmp_path / "halved", 130)
-    label_scripted(str(whole.folder), "bright", BRIGHT, 0.3)
+    label_scripted(whole, "bright", BRIGHT, 0.3)
     before = whole.labelled()
     capsys.readouterr()
-    label_scripted(str(whole.folder), "bright", FunctionReward(lambda images, prompts: 1 / 0), 0.3)  # is not asked
+    label_scripted(whole, "bright", FunctionReward(lambda images, prompts: 1 / 0), 0.3)  # is not asked
     assert whole.labelled() == before
     assert " 0 new votes" in capsys.readouterr().out
 
@@ -190,19 +190,19 @@ def test_labelling_again_adds_nothing_and_an_interrupted_one_is_completed(tmp_pa
         return images.mean((1, 2, 3))
 
     with pytest.raises(KeyboardInterrupt):
-        label_scripted(str(halved.folder), "bright", FunctionReward(dies), 0.3)
+        label_scripted(halved, "bright", FunctionReward(dies), 0.3)
     assert 0 < len(halved.labelled()) < 130
-    label_scripted(str(halved.folder), "bright", BRIGHT, 0.3)
+    label_scripted(halved, "bright", BRIGHT, 0.3)
     assert halved.labelled() == before
 
 
 def test_an_annotator_without_noise_is_always_right_and_ties_are_ties(tmp_path):
     pairs = made(tmp_path / "pairs", 40)
-    label_scripted(str(pairs.folder), "bright", BRIGHT, 0.0)
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
     left, right, _ = next(pairs.batches(pairs.pairs, 40))
     assert list(targets(pairs).values()) == (left.mean((1, 2, 3)) > right.mean((1, 2, 3))).float().tolist()
     flat = made(tmp_path / "flat", 10)
-    label_scripted(str(flat.folder), "flat", FunctionReward(lambda images, prompts: torch.zeros(len(prompts))), 0.5)
+    label_scripted(flat, "flat", FunctionReward(lambda images, prompts: torch.zeros(len(prompts))), 0.5)
     assert set(targets(flat).values()) == {0.5}
 
 
@@ -210,7 +210,7 @@ def test_two_annotators_err_on_pairs_of_their_own(tmp_path):
     pairs = made(tmp_path / "pairs", 100)
     errors = []
     for name, seed in (("one", 0), ("two", 0), ("one", 1)):
-        label_scripted(str(pairs.folder), name, BRIGHT, 0.5, seed)
+        label_scripted(pairs, name, BRIGHT, 0.5, seed)
         errors.append(targets(pairs))
         (pairs.folder / "votes.db").unlink()
     agreement = [sum(a[pair] == b[pair] for pair in a) for a, b in zip(errors, errors[1:] + errors[:1], strict=True)]
@@ -220,7 +220,7 @@ def test_two_annotators_err_on_pairs_of_their_own(tmp_path):
 @pytest.mark.parametrize("noise", [0.7, -0.1, float("nan")])
 def test_noise_beyond_a_coin_toss_is_refused(pairs, noise):
     with pytest.raises(BadInput, match="--noise"):
-        label_scripted(str(pairs.folder), "bright", BRIGHT, noise)
+        label_scripted(pairs, "bright", BRIGHT, noise)
     assert not (pairs.folder / "votes.db").exists()
 
 
@@ -228,5 +228,5 @@ def test_an_annotator_that_fails_on_a_picture_says_which_pair(pairs):
     unseen = pairs.image(pairs.pairs[3].right)
     seen = FunctionReward(lambda images, prompts: torch.where((images == unseen).flatten(1).all(1), torch.nan, 1.0))
     with pytest.raises(BadInput, match="cannot judge pair 0003 of 'a cat'"):
-        label_scripted(str(pairs.folder), "seen", seen, 0.0)
+        label_scripted(pairs, "seen", seen, 0.0)
     assert pairs.labelled() == []

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config import Count
 from ..errors import BadInput
-from ..math.kernels import Kernel, ode
+from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Path, Prediction
 from .prompts_cache import PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
@@ -51,12 +51,16 @@ class GeneratorConfig:
 @final
 @dataclass(frozen=True)
 class Trajectory:
-    """What a call left: ``images (B, 3, H, W)`` in [0, 1], T + 1 latents ``x_TB``, ``times``, ``log_probs (T, B)``."""
+    """What a call left.
+
+    ``images (B, 3, H, W)`` in [0, 1], T + 1 latents ``x_TB`` at ``times``, and the T ``gaussians`` that they were drawn
+    from, of std 0 where a step was deterministic.
+    """
 
     images: Tensor
     x_TB: list[Tensor]
     times: Tensor
-    log_probs: Tensor
+    gaussians: list[Gaussian]
 
 
 @final
@@ -120,13 +124,22 @@ class Generator:
         return {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], generators: Sequence[torch.Generator], kernel: Kernel = ode) -> Trajectory:
-        """Return pictures of ``prompts``, one each; picture i draws its noise from ``generators[i]``, on the CPU."""
+    def sample(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        kernel: Kernel = ode,
+        drawn: range | None = None,
+    ) -> Trajectory:
+        """Return pictures of ``prompts``, one each; picture i draws its noise from ``generators[i]``, on the CPU.
+
+        ``kernel`` is that of the steps whose number is in ``drawn`` (None: all); the others follow the ODE.
+        """
 
         def noise(shape: torch.Size) -> Tensor:
             return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
 
-        recording = Recording(self.schedule, kernel, noise)
+        recording = Recording(self.schedule, kernel, noise, drawn)
         steps = self.config.steps
         try:
             images = self._run(
@@ -134,7 +147,7 @@ class Generator:
             )
         except ValueError as error:  # what a pipeline's own check of its inputs raises
             raise BadInput(f"{self.config.path}: {type(self.pipe).__name__}: {' '.join(str(error).split())}") from error
-        return Trajectory(images.float(), recording.x, recording.times, torch.stack(recording.log_probs))
+        return Trajectory(images.float(), recording.x, recording.times, recording.gaussians)
 
     def predict(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:
         """Return the denoiser's opinion of noisy ``x (B, …)`` at ``t (B,)``, with gradient to its parameters.

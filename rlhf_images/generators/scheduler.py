@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from ..errors import BadInput
-from ..math.kernels import Kernel
+from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Output, Path, Rectified, VariancePreserving
 
 
@@ -106,16 +106,19 @@ class StandIn(ABC):
 
 @final
 class Recording(StandIn):
-    """Samples: each step reads the output, asks ``kernel`` for a Gaussian, draws from it, and keeps x in float32.
+    """Samples: each step reads the output, asks a kernel for a Gaussian, draws from it, and keeps x in float32.
 
-    The denoiser sees x rounded to its own dtype; a later replay rounds the same float32 x the same way.
+    Steps whose number is in ``drawn`` (None: all) take ``kernel``, the others the ODE. The denoiser sees x rounded to
+    its own dtype; a later replay rounds the same float32 x the same way.
     """
 
-    def __init__(self, schedule: Schedule, kernel: Kernel, noise: Callable[[torch.Size], Tensor]) -> None:
+    def __init__(
+        self, schedule: Schedule, kernel: Kernel, noise: Callable[[torch.Size], Tensor], drawn: range | None = None
+    ) -> None:
         super().__init__(schedule)
-        self.kernel, self.noise = kernel, noise
+        self.kernel, self.noise, self.drawn = kernel, noise, drawn
         self.x: list[Tensor] = []
-        self.log_probs: list[Tensor] = []
+        self.gaussians: list[Gaussian] = []
         self.times = torch.zeros(0)
 
     def set_timesteps(
@@ -138,13 +141,11 @@ class Recording(StandIn):
             self.x.append(sample.float())
         number, x, path = len(self.x) - 1, self.x[-1], self.schedule.path
         t, t_next = (self.times[i].expand(len(x)) for i in (number, number + 1))
-        gaussian = self.kernel(path, path.read(model_output.float(), x, t, self.schedule.output), x, t, t_next)
-        if bool((gaussian.std > 0).all()):
-            x_next = gaussian.draw(self.noise(x.shape).to(x))
-            self.log_probs.append(gaussian.log_prob(x_next))
-        else:
-            x_next = gaussian.mean
-            self.log_probs.append(x.new_zeros(len(x)))
+        kernel = self.kernel if self.drawn is None or number in self.drawn else ode
+        gaussian = kernel(path, path.read(model_output.float(), x, t, self.schedule.output), x, t, t_next)
+        stochastic = bool((gaussian.std > 0).all())
+        x_next = gaussian.draw(self.noise(x.shape).to(x)) if stochastic else gaussian.mean
+        self.gaussians.append(gaussian)
         self.x.append(x_next)
         returned = x_next.to(sample.dtype)
         return (returned,) if options.get("return_dict") is False else SchedulerOutput(prev_sample=returned)

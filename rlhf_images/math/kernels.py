@@ -84,15 +84,15 @@ def cps(eta: float) -> Kernel:
     return kernel
 
 
-def flow_sde(eta: float, t_max: float) -> Kernel:
-    """Return Flow-GRPO's kernel on a rectified path: diffusion g = η·√(t/(1−t)), with t = 1 read as ``t_max`` in 1 − t.
+def flow_sde(eta: float) -> Kernel:
+    """Return Flow-GRPO's kernel on a rectified path: diffusion g = η·√(t/(1−t)).
 
-    mean = x + v·dt + g²/(2t)·(x + (1−t)·v)·dt, std = g·√(−dt). ``t_max`` is the second time of the schedule: at t = 1
-    the paper's coefficient is infinite, and its code uses that neighbour instead.
+    mean = x + v·dt + g²/(2t)·(x + (1−t)·v)·dt, std = g·√(−dt). At t = 1 the paper's coefficient is infinite; its code
+    reads the schedule's second time in 1 − t there, and so do we: it is this step's ``t_next``.
     """
 
     def kernel(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor) -> Gaussian:
-        g = eta * (t / (1 - torch.where(t >= 1, torch.full_like(t, t_max), t))).sqrt()
+        g = eta * (t / (1 - torch.where(t >= 1, t_next, t))).sqrt()
         return _with_score(path, prediction, x, t, t_next, g)
 
     return kernel
@@ -105,6 +105,15 @@ def dance_sde(eta: float) -> Kernel:
         return _with_score(path, prediction, x, t, t_next, torch.full_like(t, eta))
 
     return kernel
+
+
+KERNELS: dict[str, tuple[Callable[[float], Kernel], float]] = {
+    "flow_sde": (flow_sde, 0.7),
+    "dance_sde": (dance_sde, 0.3),
+    "cps": (cps, 0.8),
+    "ddim": (ddim, 1.0),
+}
+"""The stochastic kernels by name, each with its published η."""
 
 
 def _with_score(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor, g: Tensor) -> Gaussian:

@@ -1,13 +1,52 @@
 """Objectives: the losses of the papers, one value a sample, so that the caller owns every mean."""
 
+import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from .kernels import Gaussian
 from .path import over
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """Return ``(B,)`` mean over elements of (a − b)²."""
     return ((a - b) ** 2).flatten(1).mean(1)
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Return PPO's loss ``(B,)`` max(−A·r, −A·clip(r, 1 ± clip)), and 1 where the clip took the gradient, else 0."""
+    ratio = log_ratio.exp()
+    free, held = -advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(free, held), (held > free).detach().to(free.dtype)
+
+
+def regulated_log_ratio(new: Gaussian, behaviour: Gaussian, x_next: Tensor) -> Tensor:
+    """Return GRPO-Guard's ``(B,)`` std·(log r + ‖μ − μ_old‖²/(2·std²)), which is the mean of (μ − μ_old)·z."""
+    log_ratio = new.log_prob(x_next) - behaviour.log_prob(x_next)
+    bias = squared_error(new.mean, behaviour.mean) / (2 * behaviour.std**2)
+    return behaviour.std * (log_ratio + bias)
+
+
+def divergence_masked(log_ratio: Tensor, divergence: Tensor, advantage: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Return Flow-DPPO's loss ``(B,)`` −A·r, 0 where ``divergence`` ≥ bound and A leads further away, and that mask."""
+    ratio = log_ratio.exp()
+    away = ((advantage > 0) & (ratio > 1)) | ((advantage < 0) & (ratio < 1))
+    masked = (divergence >= bound) & away
+    return (-advantage * ratio).where(~masked, torch.zeros_like(ratio)), masked.detach().to(ratio.dtype)
+
+
+def adjoint_matching(new: Tensor, reference: Tensor, old: Tensor, truth: Tensor, strength: Tensor) -> Tensor:
+    """Return RAM's loss ``(B,)`` ‖v − sg(v_ref + s·(v* − v_old))‖², a mean over elements; ``strength`` s ``(B,)``."""
+    return squared_error(new, (reference + over(strength, new) * (truth - old)).detach())
+
+
+def diffusion_dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """Return Diffusion-DPO's loss ``(B,)`` −log σ(−β/2·(chosen − rejected)) (Wallace et al. 2024, eq. 14).
+
+    ``chosen`` and ``rejected (B,)`` are the policy's denoising error less the reference's, a mean over elements; so β
+    is D times smaller than with sums.
+    """
+    return -logsigmoid(-beta / 2 * (chosen - rejected))
 
 
 def optimality(advantage: Tensor, clip: float) -> Tensor:

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any, final
 
 from ..errors import BadInput
-from .events import AGAIN, Choice, Event, other_side
+from .events import AGAIN, Choice, Event, is_script, other_side
 from .pairs import Pairs, PreferencePair
 from .store import Writing
 from .tally import Leases, Tally
@@ -75,6 +75,7 @@ class Assignment:
 
         Asked again before they are answered, it returns the same ones first.
         """
+        _person(annotator)
         with self.pairs.store.writing() as writing:
             leases = self._now(writing)
             chosen = list(islice(self._turn(annotator, leases), max(n, 0)))
@@ -111,6 +112,7 @@ class Assignment:
 
         Raises `BadInput` for a pair that is not of this folder and for anything ill-typed; unknown keys are ignored.
         """
+        _person(annotator)
         given = {name: _typed(raw, name, kinds) for name, kinds in _KEYS.items() if raw.get(name) is not None}
         for name in ("id", "type"):
             if name not in given:
@@ -207,6 +209,11 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "tags": (list,),
 }
 """What an event sent by a client may say of itself; the rest the server knows."""
+
+
+def _person(annotator: str) -> None:
+    if is_script(annotator):
+        raise BadInput(f"'{annotator}' is a program's name; go by another")
 
 
 def _typed(raw: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> Any:

@@ -16,8 +16,12 @@ EventType = Literal["vote", "undo", "skip", "flag", "comment"]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 AGAIN = "~again"
 """Behind the id of a pair that is shown a second time, with its sides swapped."""
+SCRIPTED = "scripted:"
+"""Before the name of an annotator that is a program."""
 TAGS = ("anatomy", "text", "prompt", "artefact", "style", "unsafe")
 """The reasons that the page offers; an import may bring others."""
+FAST_MS = 600
+"""A vote after less time on screen is marked as fast."""
 MAX_NAME = 200
 """Characters of an id or of an annotator's name."""
 MAX_TEXT = 4000
@@ -102,6 +106,11 @@ def other_side(choice: AnyChoice) -> AnyChoice:
     """Return ``choice`` as it reads with the sides swapped; twice is once again the same."""
     turned: dict[str | None, Choice] = {"left": "right", "right": "left"}
     return turned.get(choice, choice)  # type: ignore[return-value]
+
+
+def is_script(annotator: str) -> bool:
+    """Return whether ``annotator`` is a program: it takes no pair away from people, and no person goes by its name."""
+    return annotator.startswith(SCRIPTED)
 
 
 def standing(events: Iterable[Event]) -> list[Event]:

@@ -33,10 +33,15 @@ class Picture:
 
     id: str
     prompt: str
-    seed: int | None
-    """Of a picture that was generated here, as ``index`` is."""
-    index: int | None
+    seed: int
+    index: int
     settings: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Return what drew it, as far as its settings say: a run, else a generator, else a pipeline's path."""
+        named = (self.settings.get(key) for key in ("run", "generator", "path"))
+        return next((str(name) for name in named if name), "")
 
 
 @final
@@ -131,9 +136,9 @@ class Pairs:
 
     @classmethod
     def create(
-        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Sequence[PreferencePair]
+        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Iterable[PreferencePair]
     ) -> "Pairs":
-        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs."""
+        """Write a folder of pairs: encoded ``images`` with their descriptions, then ``pairs``, which are read last."""
         folder = Path(folder)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         rows = []
@@ -155,10 +160,10 @@ class Pairs:
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
-    def labelled(self) -> list[LabelledPair]:
-        """Return every pair with at least one vote that counts, in the order of the pairs."""
-        counts = {pair.pair: pair.counts for pair in self.pairs}
-        for vote in self.store.votes():
+    def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
+        """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
+        counts = {pair.pair: pair.counts if annotator is None else NO_VOTES for pair in self.pairs}
+        for vote in self.store.votes(annotator):
             if vote.pair in counts:
                 counts[vote.pair] += Counts(**{str(vote.choice): 1})
         return [LabelledPair(pair, **asdict(counts[pair.pair])) for pair in self.pairs if counts[pair.pair].total]

@@ -132,9 +132,9 @@ class Store:
         with self._reading() as connection:
             return [event for _, event in _events(connection, wanted)] if connection else []
 
-    def votes(self) -> list[Event]:
-        """Return the votes that count, in order: the newest of each annotator on each pair that stands."""
-        votes = [event for event in standing(self.events()) if event.type == "vote" and not event.again]
+    def votes(self, annotator: str | None = None) -> list[Event]:
+        """Return the votes that count (of ``annotator``), in order: the newest that stands of each one on each pair."""
+        votes = [event for event in standing(self.events(annotator)) if event.type == "vote" and not event.again]
         newest = {(vote.pair, vote.annotator): vote.id for vote in votes}
         return [vote for vote in votes if newest[vote.pair, vote.annotator] == vote.id]
 
@@ -146,17 +146,18 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator["Writing"]:
         """Be alone in the round for the time of the ``with``; what was written is on disk when it ends, or gone."""
-        with self._alone, self._mistakes(), self._engine.begin() as connection:
-            if self.url.drivername != "sqlite":
-                # on disk when acknowledged, whatever the server's default, and one writer a round
-                key = int.from_bytes(hashlib.sha256(self.round.encode()).digest()[:8], "big", signed=True)
-                connection.execute(sql.text("SET LOCAL synchronous_commit TO on"))
-                connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            if not self._known:
-                if not self._present(connection):
+        with self._alone, self._mistakes():
+            self._known = self._known and self._begun
+            with self._engine.begin() as connection:
+                if self.url.drivername != "sqlite":
+                    connection.execute(sql.text("SET LOCAL synchronous_commit TO on"))  # whatever the server's default
+                    _lock(connection, self.round)
+                if not self._known and not self._present(connection):
+                    if self.url.drivername != "sqlite":
+                        _lock(connection, "")  # two rounds may begin at once
                     METADATA.create_all(connection)
-                self._known = True
-            yield Writing(connection, self.round, self.clock())
+                yield Writing(connection, self.round, self.clock())
+            self._known = True
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -165,13 +166,18 @@ class Store:
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
         """Yield a connection for reading, or None where nothing was ever written."""
-        if self.url.drivername == "sqlite" and not Path(str(self.url.database)).exists():
+        if not self._begun:
             yield None
             return
         with self._mistakes(), self._engine.connect() as plain:
             connection = plain.execution_options(reads=True)
             self._known = self._known or self._present(connection)
             yield connection if self._known else None
+
+    @property
+    def _begun(self) -> bool:
+        """Return False where there is not even a file."""
+        return self.url.drivername != "sqlite" or Path(str(self.url.database)).exists()
 
     def _present(self, connection: Connection) -> bool:
         """Return whether the tables are there; refuse those of another version."""
@@ -324,6 +330,12 @@ def _engine(url: URL, name: str) -> Engine:
         return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     except ImportError:
         raise BadInput(f"--store {name}: needs psycopg; install it: pip install 'psycopg[binary]'") from None
+
+
+def _lock(connection: Connection, name: str) -> None:
+    """Wait until nobody else holds the lock ``name``, and hold it until the end of the transaction."""
+    key = int.from_bytes(hashlib.sha256(f"rlhf-images {name}".encode()).digest()[:8], "big", signed=True)
+    connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def _durable(connection: Any, _: Any) -> None:

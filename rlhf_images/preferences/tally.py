@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from .events import AGAIN, Event
+from .events import AGAIN, Event, is_script
 from .store import Lease
 
 
@@ -28,7 +28,7 @@ class Tally:
     def __init__(self) -> None:
         self.seen = 0
         self.voters: dict[str, set[str]] = {}
-        """Pair → the annotators with a standing vote on it, repeats apart."""
+        """Pair → the people with a standing vote on it, repeats and scripts apart."""
         self._records: dict[str, Record] = {}
         self._events: dict[str, Event] = {}
 
@@ -50,7 +50,7 @@ class Tally:
                 if event.type == "vote":
                     record.votes.setdefault(shown, []).append(event.id)
                     record.skipped.pop(shown, None)
-                    if not event.again:
+                    if not event.again and not is_script(event.annotator):
                         self.voters.setdefault(event.pair, set()).add(event.annotator)
                 else:
                     record.skipped[shown] = [*record.skipped.pop(shown, []), event.id]
@@ -70,7 +70,7 @@ class Tally:
             record.undone.pop(shown, None)
             record.undone[shown] = None
             if event.type == "vote" and not event.again:
-                self.voters[event.pair].discard(event.annotator)
+                self.voters.get(event.pair, set()).discard(event.annotator)
 
 
 @final

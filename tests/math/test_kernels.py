@@ -58,7 +58,7 @@ def test_ode_is_euler_on_the_rectified_path(flow_step):
 
 def test_flow_sde_is_flow_grpo_s_formula(flow_step):
     x, v, prediction, t, t_next = flow_step
-    g = kernels.flow_sde(0.7, t_max=0.98)(FLOW, prediction, x, t, t_next)
+    g = kernels.flow_sde(0.7)(FLOW, prediction, x, t, t_next)
     s, dt = over(0.7 * (t / (1 - t)).sqrt(), x), over(t_next - t, x)
     sigma = over(t, x)
     mean = x * (1 + s**2 * dt / (2 * sigma)) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
@@ -71,8 +71,10 @@ def test_flow_sde_is_finite_from_pure_noise_to_the_last_step():
     x = draw(1, 4)
     for t, t_next in itertools.pairwise(times):
         prediction = FLOW.read(draw(1, 4, seed=1), x, t[None], "flow_prediction")
-        g = kernels.flow_sde(0.7, t_max=0.9)(FLOW, prediction, x, t[None], t_next[None])
+        g = kernels.flow_sde(0.7)(FLOW, prediction, x, t[None], t_next[None])
         assert torch.isfinite(g.log_prob(g.draw(draw(1, 4, seed=2)))).all()
+        at_one = 0.7 * (1 / (1 - t_next)).sqrt() * (t - t_next).sqrt() if t == 1 else g.std
+        torch.testing.assert_close(g.std, at_one.reshape(1))
 
 
 def test_dance_sde_is_dance_grpo_s_formula(flow_step):

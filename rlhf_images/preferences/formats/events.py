@@ -52,8 +52,8 @@ def _pictures(path: Path) -> dict[str, Picture]:
     for row in rows_of(path, path.name) if path.is_file() else []:
         if isinstance(row, Row):
             with suppress(BadRow):
-                numbers = [int(row.real(name)) if row.has(name) else None for name in ("seed", "index")]
-                picture = Picture(row.text("id"), row.text("prompt"), numbers[0], numbers[1], row.table("settings"))
+                seed, index = (int(row.real(name)) for name in ("seed", "index"))
+                picture = Picture(row.text("id"), row.text("prompt"), seed, index, row.table("settings"))
                 found[picture.id] = picture
     return found
 

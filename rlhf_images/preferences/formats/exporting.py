@@ -7,14 +7,12 @@ from pathlib import Path
 from ...errors import BadInput
 from ...files import sync_folder
 from ...progress import progress, say
+from ..folder import SHOWN
 from ..pairs import Pairs, PreferencePair
 from .card import card
 from .compared import Ballot
 from .layout import Export, Exporter
 from .own import Judged
-
-SHOWN = 10
-"""Pairs left out that are told one by one."""
 
 
 def export_pairs(

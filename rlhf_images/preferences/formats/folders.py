@@ -16,11 +16,11 @@ from itertools import combinations
 from pathlib import Path
 
 from ...errors import BadInput
+from ..folder import ENDINGS
 from .compared import MANY, Compared, from_scores
 from .layout import Group
 from .rows import BadRow, Reference, Row, plain_text, real
 from .tables import Unread
-from .winners import PICTURES
 
 MAX_FILE = 1 << 20
 """Bytes of a prompt, of ratings or a ranking."""
@@ -33,7 +33,7 @@ def groups(source: Path) -> Iterator[Group | Unread]:
     number = 0
     for folder, inner, names in os.walk(source):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        pictures = sorted(name for name in names if Path(name).suffix.lower() in PICTURES and name[0] != ".")
+        pictures = sorted(name for name in names if Path(name).suffix.lower() in ENDINGS and name[0] != ".")
         if not pictures:
             continue
         number += 1

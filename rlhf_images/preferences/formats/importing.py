@@ -17,6 +17,7 @@ from ...errors import BadInput
 from ...files import write_atomically
 from ...progress import progress, say
 from ..events import Event, other_side, standing
+from ..folder import SET_ASIDE, SHOWN
 from ..pairs import Counts, Pairs, Picture, PreferencePair, jsonl, lines, store_of
 from ..store import Refused, Store
 from .compared import Ballot, Compared
@@ -26,9 +27,6 @@ from .rows import BadRow, Reference
 from .shelf import Shelf
 from .tables import Unread
 
-SHOWN = 10
-"""Rows set aside that are told one by one on the screen; all are in the folder's `SET_ASIDE`."""
-SET_ASIDE = "set_aside.jsonl"
 EVENTS = uuid.UUID("6b1f0c0e-8a3e-5d0f-9c57-2f6f0a4b7f11")
 """The namespace of imported votes' ids: any constant, but always this one."""
 
@@ -208,7 +206,9 @@ class Intake:
             write_atomically(path, data)
         if picture not in self.pictures:
             told = {"imported": self.layout, "model": reference.model}
-            known = Picture(picture, prompt, None, None, {name: value for name, value in told.items() if value})
+            known = Picture(
+                picture, prompt, 0, len(self.pictures), {name: value for name, value in told.items() if value}
+            )
             self.pictures[picture] = reference.known or known
 
     def _name(self, wanted: str, pair: PreferencePair) -> str:

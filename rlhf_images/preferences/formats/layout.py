@@ -90,8 +90,8 @@ class Export:
 
     def model(self, picture_id: str) -> str:
         """Return what drew a picture, or ""."""
-        settings = self.pairs.pictures[picture_id].settings
-        return str(settings.get("model") or settings.get("path") or "")
+        picture = self.pairs.pictures[picture_id]
+        return str(picture.settings.get("model") or picture.source)
 
 
 def ending(data: bytes) -> str:

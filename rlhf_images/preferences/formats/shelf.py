@@ -8,12 +8,11 @@ from typing import final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...data import decode
+from ..folder import MAX_BYTES
 from ..pairs import picture_id
 from .rows import BadRow, Reference
 
-MAX_BYTES = 256 << 20
-"""Bytes of one encoded picture."""
-ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")
 """Tried behind a name, in this order: some layouts give ids instead of file names."""
 DEEPEST = 8
 """How many folders of a URL are kept when its picture is looked for."""
@@ -78,12 +77,12 @@ class Shelf:
             raise BadRow(f"'{name[:200]}' leads out of the folder")
         if parts and not _is_url(name):
             for root in self.roots:
-                for ending in ENDINGS:
+                for ending in SUFFIXES:
                     yield root.joinpath(*parts[:-1], parts[-1] + ending)
                     yield root.joinpath(table, *parts[:-1], parts[-1] + ending)
         if parts and self.images:
             for start in range(max(0, len(parts) - DEEPEST), len(parts)):
-                for ending in ENDINGS:
+                for ending in SUFFIXES:
                     yield self.images.joinpath(*parts[start:-1], parts[-1] + ending)
 
 

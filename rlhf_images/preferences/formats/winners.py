@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import BadInput
+from ..folder import ENDINGS
 from . import own
 from .compared import Compared, said
 from .layout import Export, Group, Splits
@@ -19,8 +20,6 @@ from .rows import BadRow, Row, plain_text
 from .tables import Unread, rows_of
 
 MAX_CAPTION = 1 << 20
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
-"""Endings of the files that are pictures."""
 
 
 def groups(source: Path) -> Iterator[Group | Unread]:
@@ -57,7 +56,7 @@ def pairs(group: Group) -> Iterator[Compared]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.is_symlink())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and not path.is_symlink())
 
 
 def _caption(*pictures: Path) -> str:

@@ -1,0 +1,123 @@
+"""Online DPO: Diffusion-DPO (Wallace et al. 2024) between the best and the worst picture of each group.
+
+The denoising error, less the reference's, shall fall on the winner more than on the loser, at the same time and noise.
+Groups without a difference give no pair. Where we differ from online variants elsewhere: the loser comes from whichever
+process drew it, so a group may straddle processes, and a tie is no pair instead of an arbitrary one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, final
+
+import torch
+from torch import Tensor
+
+from ..config import Count, Positive
+from ..generators import Generator
+from ..math import objectives
+from ..math.advantages import degenerate
+from ..math.path import Prediction
+from ..randomness import Randomness
+from ..reward import Reward
+from ..sampling import Rollout, sample
+from ..snapshots import Snapshots
+from .base import Algorithm, Examples, Scored
+from .forward_process import denoising_error, noised
+
+
+@final
+@dataclass(frozen=True)
+class NoisedPairs(Examples):
+    """Winners ``x0_won (N, …)`` and losers ``x0_lost`` of a prompt, to be noised by the same ``eps`` at ``t (N,)``."""
+
+    image: list[int]
+    prompts: list[str]
+    x0_won: Tensor
+    x0_lost: Tensor
+    eps: Tensor
+    t: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class OnlineDPO(Algorithm):
+    """Hyperparameters of online Diffusion-DPO."""
+
+    name: Literal["online_dpo"] = "online_dpo"
+    beta: Positive = 100.0
+    """How sharply a difference in error counts; the inverse of a KL weight. Errors are means over latent elements."""
+    times_per_image: Count = 4
+    """Noisy times learnt from each pair, stratified over the sampling schedule."""
+
+    def snapshots(self) -> tuple[str, ...]:
+        """Return the reference."""
+        return ("reference",)
+
+    def rollout(
+        self,
+        generator: Generator,
+        snapshots: Snapshots,
+        prompts: Sequence[str],
+        index: Sequence[int],
+        randomness: Randomness,
+        micro_size: int,
+    ) -> Rollout:
+        """Return pictures drawn along the ODE."""
+        del snapshots
+        return sample(generator, prompts, index, randomness, micro_size)
+
+    def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> NoisedPairs:
+        """Return the pairs whose winner this process drew, each at `times_per_image` times."""
+        best, worst = _best_and_worst(scored.rewards_PK, scored.valid_PK)
+        place = {image: row for row, image in enumerate(scored.mine)}
+        lost_here = [pair for pair, image in enumerate(worst) if image in place]
+        lost = scored.gather(rollout.x0[[place[worst[pair]] for pair in lost_here]], lost_here, len(worst))
+        won_here = [pair for pair, image in enumerate(best) if image in place]
+        won = rollout.select([place[best[pair]] for pair in won_here])
+        number = self.times_per_image
+        batch = noised(won, torch.ones(len(won_here)), generator, randomness, number)
+        return NoisedPairs(
+            image=batch.image,
+            prompts=batch.prompts,
+            x0_won=batch.x0,
+            x0_lost=lost[won_here].to(batch.x0).repeat_interleave(number, 0),
+            eps=batch.eps,
+            t=batch.t,
+        )
+
+    def loss(
+        self, generator: Generator, snapshots: Snapshots, reward: Reward, examples: Examples
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return Diffusion-DPO's loss, and ``dpo_accuracy``: whether the winner's error fell more than the loser's."""
+        del reward
+        batch = cast(NoisedPairs, examples)
+        won, lost = error_changes(generator, snapshots, batch)
+        loss = objectives.diffusion_dpo(won, lost, self.beta)
+        return loss, {"dpo_accuracy": (won < lost).to(loss.dtype)}
+
+    def after_step(self, snapshots: Snapshots, step: int) -> None:
+        """Do nothing."""
+
+
+def error_changes(generator: Generator, snapshots: Snapshots, batch: NoisedPairs) -> tuple[Tensor, Tensor]:
+    """Return the denoising errors ``(N,)`` of winners and losers, each less the reference's."""
+    prompts, t = [*batch.prompts, *batch.prompts], torch.cat([batch.t, batch.t])
+    x0, eps = torch.cat([batch.x0_won, batch.x0_lost]), torch.cat([batch.eps, batch.eps])
+    x = generator.path.add_noise(x0, eps, t)
+
+    def error(prediction: Prediction) -> Tensor:
+        return denoising_error(generator.path, prediction, x0, eps, t)
+
+    with snapshots.use("reference"):
+        reference = error(generator.predict(prompts, x, t))
+    won, lost = (error(generator.predict(prompts, x, t)) - reference).chunk(2)
+    return won, lost
+
+
+def _best_and_worst(rewards_PK: Tensor, valid_PK: Tensor) -> tuple[list[int], list[int]]:
+    """Return the global indices of the best and the worst valid picture of each group in which they differ."""
+    size = rewards_PK.shape[1]
+    groups = (~degenerate(rewards_PK, valid_PK)).nonzero()[:, 0]
+    best = rewards_PK.masked_fill(~valid_PK, -torch.inf).argmax(1)
+    worst = rewards_PK.masked_fill(~valid_PK, torch.inf).argmin(1)
+    return (groups * size + best[groups]).tolist(), (groups * size + worst[groups]).tolist()

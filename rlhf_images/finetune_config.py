@@ -1,0 +1,73 @@
+"""What a fine-tuning run is told: one frozen dataclass, whose fields are the keys of ``configs/*/finetune.yaml``."""
+
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from .algorithms import NFT, AnyAlgorithm
+from .config import Count, Fraction, NonNegative
+from .evaluator import EvaluationConfig
+from .generators import GeneratorConfig
+from .generators.lora import LoraConfig
+from .policy import OptimizerConfig
+from .prompt_statistics import StatisticsConfig
+
+FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
+"""Fields that may change when a run continues: no result depends on them."""
+
+
+@final
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One run. The defaults are those of DiffusionNFT."""
+
+    generator: GeneratorConfig
+    """The pipeline that is tuned, and how it is called."""
+    prompts: str | tuple[str, ...]
+    """``digits``, a text file with one prompt a line, or a list."""
+    reward: str
+    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own."""
+    out: str
+    """Folder of the run."""
+    evaluation: EvaluationConfig
+    """What is looked at during the run and after it."""
+    seed: NonNegative = 0
+    """Of every random number of the training."""
+    steps: Count = 100
+    """Rounds of sampling and learning."""
+    prompts_per_step: Count = 48
+    """P, over all processes."""
+    group_size: Count = 24
+    """K pictures of each prompt, compared with one another."""
+    updates_per_step: Count = 1
+    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
+    micro_size: Count = 8
+    """Pictures or examples in one forward pass on one process."""
+    algorithm: AnyAlgorithm = field(default_factory=NFT)
+    """Which objective, and its hyperparameters."""
+    advantage: Literal["centred", "leave_one_out", "group_std", "global_std", "per_prompt"] = "global_std"
+    """How a picture is compared: with its group, or (``per_prompt``) with the last scores of its prompt over steps."""
+    prompt_statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    """What ``advantage: per_prompt`` remembers."""
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    """Adapters; null trains all weights."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    average_decay: Fraction = 0.0
+    """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
+    tolerated_failures: Fraction = 0.0
+    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
+    checkpoint_every: Count = 20
+    """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not go together."""
+        many = self.group_size > 1
+        unit, units = ("group_size", self.group_size) if many else ("prompts_per_step", self.prompts_per_step)
+        if units % self.updates_per_step:
+            raise ValueError(f"updates_per_step {self.updates_per_step} does not divide {unit} {units}")
+        if self.group_size < 2 and self.algorithm.compares and self.advantage != "per_prompt":
+            raise ValueError(
+                f"group_size 1 leaves nothing to compare a picture with (advantage {self.advantage});"
+                " use 2 or more, or advantage: per_prompt"
+            )
+        self.algorithm.check(self.generator.steps)
