@@ -1,8 +1,6 @@
 """Taking in beside what is there: twice is once, nothing is lost, and what cannot be used is told with its row."""
 
 import json
-import subprocess
-import sys
 
 import pairs_for_tests as tool
 import pytest
@@ -229,39 +227,3 @@ def test_the_layouts_are_listed(command, capsys):
     shown = tool.lines(capsys).splitlines()
     assert any(line.startswith("pickapic ") for line in shown)
     assert any(line.startswith("hpdv3 ") for line in shown) == (command == "import-pairs")
-
-
-def test_a_reward_learns_less_from_pairs_that_weigh_less(tmp_path):
-    """Two camps of equal size disagree; the heavier one wins."""
-    import numpy as np
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    from reward_models.comparisons import compared
-    from reward_models.preference import PreferenceModel
-    from reward_models.train import SMALL
-    from reward_models.trl_trainer import Collator
-
-    rows = [
-        PreferencePair(f"{n:06d}", "a", "0", "1" if n else "2", 0.25 if n else 1.0, "", Counts(left=1.0))
-        for n in (0, 1)
-    ]
-    pairs = tool.made(tmp_path / "pairs", rows)
-    torch.manual_seed(0)
-    data = compared(pairs, pairs.labelled(), PreferenceModel.new(SMALL).preprocessing)
-    assert data.weight.tolist() == [1.0, 0.25]
-    batch = Collator(data, {}, [0, 1])([{"pair": 0}, {"pair": 1}])
-    assert batch["weight"].mean() == 1
-    margin = torch.tensor([0.7, -0.2])
-    weighed = binary_cross_entropy_with_logits(margin, batch["target"], batch["weight"])
-    single = -np.log(1 / (1 + np.exp(-margin.double().numpy())))
-    assert weighed.item() == pytest.approx((1.0 * single[0] + 0.25 * single[1]) / 1.25, abs=1e-6)
-
-
-def test_the_thin_script_is_the_command(source, tmp_path):
-    from pathlib import Path
-
-    script = Path(__file__).parents[2] / "scripts/import_pairs.py"
-    command = [sys.executable, script, "--format", "pairs", source, tmp_path / "pairs"]
-    subprocess.run(command, check=True, capture_output=True)
-    assert len(Pairs(tmp_path / "pairs").pairs) == 3

@@ -205,11 +205,8 @@ class Intake:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
         if picture not in self.pictures:
-            told = {"imported": self.layout, "model": reference.model}
-            known = Picture(
-                picture, prompt, 0, len(self.pictures), {name: value for name, value in told.items() if value}
-            )
-            self.pictures[picture] = reference.known or known
+            told = {"imported": self.layout, **({"model": reference.model} if reference.model else {})}
+            self.pictures[picture] = reference.known or Picture(picture, prompt, 0, len(self.pictures), told)
 
     def _name(self, wanted: str, pair: PreferencePair) -> str:
         """Return an id for a new pair: the ``wanted`` one if it is free, else one made of what the pair compares."""
