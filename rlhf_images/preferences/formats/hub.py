@@ -25,7 +25,7 @@ def push(folder: Path, repository: str) -> None:
     except Exception as error:  # the hub's client raises kinds of several libraries; each means: not, or not all, sent
         reason = " ".join(str(error).split())[:300]
         raise BadInput(
-            f"{repository}: could not be pushed ({reason}); {folder} is whole: log in with 'hf auth login' and repeat,"
-            " or upload it yourself"
+            f"{repository}: could not be pushed ({reason}); {folder} is whole: log in with 'hf auth login', then"
+            f" 'hf upload {repository} {folder} --repo-type dataset --private'"
         ) from None
     say(f"pushed to {created}; it is private if it is new: its owner can change that on its page")
