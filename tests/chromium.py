@@ -105,7 +105,7 @@ class Chromium:
     def page(self, width: int = 1280, height: int = 800, *, phone: bool = False, private: bool = False) -> "Page":
         """Return a new empty page; ``private`` shares no storage with the others."""
         context = {"browserContextId": self.send("Target.createBrowserContext")["browserContextId"]} if private else {}
-        target = self.send("Target.createTarget", url="about:blank", width=width, height=height, **context)["targetId"]
+        target = self.send("Target.createTarget", url="about:blank", **context)["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         return Page(self, target, session, width, height, phone)
 

@@ -4,6 +4,7 @@ Files of the page are read once, at the start, and looked up by name: no path of
 waits for the disk or the database runs in threads; writes go one after the other, in the order in which they came.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -153,17 +154,17 @@ class Desk:
         return _json({"saved": await self._write(self._stored, events)})
 
     async def history(self, request: Request) -> Response:
-        """Return what the annotator did, newest first: ``n`` events at most, older than ``before``, on ``pair``."""
+        """Return what stands of what the annotator did, newest first: ``n`` at most, before ``before``, on ``pair``."""
         annotator, n = self._who(request), _number(request, "n", 50, MAX_HISTORY)
-        events = await self._thread(lambda: standing(self.store.events(annotator)))
+        events = await self._thread(self.store.events, annotator)
         votes = await self._thread(self.store.votes) if request.query_params.get("compare") else []
-        rows = history.rows(events, self.known, votes)
+        rows = history.rows(standing(events), self.known, votes)
         before, pair = request.query_params.get("before"), request.query_params.get("pair")
+        if before is not None:  # one that was taken back since is a place in time as well
+            older = set(itertools.takewhile(lambda id_: id_ != before, (event.id for event in events)))
+            rows = [row for row in rows if row["id"] in older]
         if pair is not None:
             rows = [row for row in rows if row["pair"] == pair]
-        if before is not None:
-            ids = [row["id"] for row in rows]
-            rows = rows[ids.index(before) + 1 :] if before in ids else []
         return _json({"events": rows[:n], "more": len(rows) > n})
 
     async def stats(self, request: Request) -> Response:

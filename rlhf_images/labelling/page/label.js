@@ -30,10 +30,13 @@ class Page {
   current = null;
   answers = []; // those that stand, oldest first: {id, type, choice, pair: {pair, prompt, left, right}}
   older = true; // whether the server may know of earlier ones
+  oldest; // id of the earliest event known here
   done = 0;
   total = 0;
   seen = 0; // ms on screen
   since = 0;
+  back = ""; // the page from which one pair was opened, to be answered again
+  leaving = false; // that was done
 
   constructor(me) {
     this.me = me;
@@ -41,7 +44,7 @@ class Page {
     this.outbox = new Outbox(this.api, ({ state }) => {
       this.#told();
       if (state !== "saved") return;
-      if (this.back && !this.current) location.assign(this.back);
+      if (this.leaving) location.assign(this.back);
       else this.feed.refill(() => this.current);
     });
     this.feed = new Feed(this.api, this.outbox, (answer) => this.#fed(answer));
@@ -81,16 +84,16 @@ class Page {
   }
 
   async begin() {
-    await Promise.race([this.outbox.flush(), new Promise((done) => { setTimeout(done, 3000); })]);
     const wanted = new URLSearchParams(location.search).get("pair");
+    if (wanted) this.back = "/review"; // one pair to answer again, and nothing else
     history.replaceState(null, "", "/"); // no token and no name stay in the address
+    this.outbox.flush();
     await this.#recall().catch(() => {});
     this.last.show(this.answers);
-    if (wanted) {
-      const { events } = await this.api.history(1, undefined, { pair: wanted });
-      if (events.length) this.again({ pair: events[0] });
-      this.back = "/review";
-    }
+    if (!wanted) return;
+    const { events } = await this.api.history(1, undefined, { pair: wanted });
+    if (events.length) return this.again({ pair: events[0] });
+    this.back = "";
     await this.feed.refill(() => this.current);
   }
 
@@ -113,20 +116,28 @@ class Page {
     if (!pair) return;
     const ms = Math.round(this.#looked());
     const event = { id: uuid(), pair: pair.pair, ...fields };
+    this.oldest ??= event.id;
     if (fields.type === "vote") Object.assign(event, { ms, left: pair.left });
     if (pair.tags.size) event.tags = [...pair.tags];
     const { prompt, left, right } = pair;
     const before = this.answers.some((answer) => answer.pair.pair === pair.pair && answer.type === "vote");
     this.answers.push({ id: event.id, type: event.type, choice: event.choice ?? "skip", fast: ms < FAST, pair: { pair: pair.pair, prompt, left, right } });
     if (fields.type === "vote" && !before) this.done += 1;
-    this.#show(this.back ? null : this.feed.take(pair));
+    this.leaving = Boolean(this.back);
+    this.#show(this.leaving ? null : this.feed.take(pair));
     this.outbox.add(event);
     this.last.show(this.answers);
   }
 
   // Take back the last answer that stands, and put its pair on the screen again.
   async undo() {
-    if (!this.answers.length && this.older) await this.#recall();
+    if (!this.answers.length && this.older) {
+      try {
+        await this.#recall();
+      } catch {
+        return this.say("What came before is on the server, which does not answer");
+      }
+    }
     const answer = this.answers.pop();
     if (!answer) return this.say("There is nothing left to take back");
     if (answer.type === "vote" && !this.answers.some((other) => other.pair.pair === answer.pair.pair && other.type === "vote")) this.done -= 1;
@@ -199,12 +210,20 @@ class Page {
     return this.seen + Math.max(0, performance.now() - this.since);
   }
 
-  async #recall() {
-    const oldest = this.answers[0]?.id;
-    const { events, more } = await this.api.history(HISTORY, oldest);
+  // Fetch earlier answers. Asked again meanwhile, it is the same fetch: no answer comes in twice.
+  #recall() {
+    this.recalling ??= this.#fetchEarlier().finally(() => { this.recalling = null; });
+    return this.recalling;
+  }
+
+  async #fetchEarlier() {
+    await this.outbox.empty(5000); // until then the server does not know what was taken back
+    const { events, more } = await this.api.history(HISTORY, this.oldest);
     const found = events.filter(({ type }) => type === "vote" || type === "skip").reverse();
     this.answers.unshift(...found.map(({ id, type, choice, fast, pair, prompt, left, right }) => ({ id, type, choice: choice ?? "skip", fast, pair: { pair, prompt, left, right } })));
+    this.oldest = events.at(-1)?.id ?? this.oldest;
     this.older = more;
+    if (more && !found.length) await this.#fetchEarlier();
   }
 
   #fed(answer) {

@@ -30,6 +30,11 @@ export class Outbox {
 
   get pairs() { return new Set([...this.#waiting.values()].map((event) => event.pair)); }
 
+  // Wait until all is saved; throw after `ms`.
+  async empty(ms) {
+    for (const end = Date.now() + ms; this.size; await pause(20)) if (Date.now() > end) throw new Error("not sent yet");
+  }
+
   add(event) {
     this.#last = Math.max(this.#last + 1, Date.now());
     const key = `${this.#prefix}${String(this.#last).padStart(15, "0")}/${event.id}`;

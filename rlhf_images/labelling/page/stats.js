@@ -53,21 +53,21 @@ top.append(
 );
 
 const outcomes = (person) => {
+  const parts = { decided: person.left + person.right, tie: person.tie, both_bad: person.both_bad };
   const bar = element("div", "", "outcomes");
-  const all = Math.max(1, person.votes);
-  for (const [name, words] of [["left", "left"], ["tie", "both good"], ["both_bad", "both bad"], ["right", "right"]]) {
+  for (const [name, count] of Object.entries(parts)) {
     const part = element("span", "", name);
-    part.style.width = `${(100 * person[name]) / all}%`;
-    part.title = `${person[name]} ${words}`;
+    part.style.width = `${(100 * count) / Math.max(1, person.votes)}%`;
     bar.append(part);
   }
-  bar.setAttribute("role", "img");
-  bar.setAttribute("aria-label", `${person.left} left, ${person.tie} both good, ${person.both_bad} both bad, ${person.right} right`);
-  return bar;
+  const words = element("small", `${parts.decided} · ${parts.tie} · ${parts.both_bad}`);
+  const cell = element("div");
+  cell.append(bar, words);
+  return cell;
 };
 
 const people = table(
-  ["", "votes", "left · both good · both bad · right", "a minute", "left of the screen", "agrees with self", "fast", "flagged", "skipped"],
+  ["", "votes", "decided · both good · both bad", "a minute", "left of the screen", "agrees with self", "fast", "flagged", "skipped"],
   stats.annotators.map((person) => [
     person.annotator,
     String(person.votes),

@@ -13,9 +13,11 @@ export async function identify(me) {
 function ask() {
   const dialog = document.getElementById("who");
   const name = document.getElementById("name");
-  dialog.addEventListener("cancel", (event) => event.preventDefault());
   dialog.showModal();
   return new Promise((done) => {
-    dialog.addEventListener("close", () => done(name.value.trim()));
+    dialog.addEventListener("close", () => {
+      if (name.value.trim()) done(name.value.trim());
+      else dialog.showModal(); // Escape is no name
+    });
   });
 }
