@@ -88,10 +88,10 @@ def test_an_interrupted_import_is_completed_by_the_same_command(source, tmp_path
     for failing in range(20):
         calls = iter(range(100))
 
-        def dies(path, data, failing=failing, calls=calls):
+        def dies(path, data, sync=True, failing=failing, calls=calls):
             if next(calls) == failing:
                 raise KeyboardInterrupt
-            written(path, data)
+            written(path, data, sync)
 
         monkeypatch.setattr(importing, "write_atomically", dies)
         try:

@@ -6,6 +6,7 @@ pictures are named by their content, pairs are the same if they compare the same
 
 import hashlib
 import json
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -141,6 +142,7 @@ class Intake:
                 self.pairs[name] = replace(self.pairs[name], counts=counts)
             elif counts.total and counts != before:
                 self.aside.append((f"pair {name}", "it has other nameless votes here already, which were kept"))
+        os.sync()  # the pictures, before anything names them
         listed = lines(self.pairs.values())
         store = store_of(self.folder, listed, store_url)
         events = [*self._before(listed, store_url), *self._events()]
@@ -203,7 +205,7 @@ class Intake:
         path = self.folder / "images" / f"{picture}.png"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            write_atomically(path, data, sync=False)
         if picture not in self.pictures:
             told = {"imported": self.layout, **({"model": reference.model} if reference.model else {})}
             self.pictures[picture] = reference.known or Picture(picture, prompt, 0, len(self.pictures), told)

@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...data import decode
-from ..folder import MAX_BYTES
+from ..folder import ENDINGS, MAX_BYTES
 from ..pairs import picture_id
 from .rows import BadRow, Reference
 
@@ -28,6 +29,8 @@ class Shelf:
         self.images = images.resolve() if images else None
         self.whole: set[str] = set()
         """Ids of the pictures that were decoded once."""
+        self.refused: dict[tuple[str, PurePosixPath], str] = {}
+        """Names that were looked for in vain, beside which table, and why: a ranking asks for each several times."""
 
     def read(self, reference: Reference) -> tuple[str, bytes]:
         """Return a picture's id and its bytes, which are a whole picture within the pixel limit. Raises `BadRow`."""
@@ -51,12 +54,22 @@ class Shelf:
             return value
         if not isinstance(value, str) or not value:
             raise BadRow(f"{type(value).__name__} names no picture")
-        return _embedded(value) if value.startswith("data:") else self._found(value, reference)
-
-    def _found(self, value: str, reference: Reference) -> bytes:
-        """Return the bytes of the first file that a name may mean. Raises `BadRow` where there is none, saying why."""
-        for path in self._places(value, PurePosixPath(reference.row.file).parent):
+        if value.startswith("data:"):
+            return _embedded(value)
+        table = PurePosixPath(reference.row.file).parent
+        if (value, table) not in self.refused:
             try:
+                return self._found(value, table)
+            except BadRow as error:
+                self.refused[value, table] = str(error)
+        raise BadRow(self.refused[value, table])
+
+    def _found(self, value: str, table: PurePosixPath) -> bytes:
+        """Return the bytes of the first file that a name may mean. Raises `BadRow` where there is none, saying why."""
+        for path in self._places(value, table):
+            try:
+                if not os.path.lexists(path):
+                    continue
                 found = path.resolve(strict=True)
                 if not any(found.is_relative_to(root) for root in self.roots):
                     raise BadRow(f"'{value[:200]}' leads out of the folder")
@@ -75,14 +88,17 @@ class Shelf:
         parts = _parts(name)
         if ".." in parts:
             raise BadRow(f"'{name[:200]}' leads out of the folder")
-        if parts and not _is_url(name):
+        if not parts:
+            return
+        endings = SUFFIXES[:1] if PurePosixPath(parts[-1]).suffix.lower() in ENDINGS else SUFFIXES
+        if not _is_url(name):
             for root in self.roots:
-                for ending in SUFFIXES:
+                for ending in endings:
                     yield root.joinpath(*parts[:-1], parts[-1] + ending)
                     yield root.joinpath(table, *parts[:-1], parts[-1] + ending)
-        if parts and self.images:
+        if self.images:
             for start in range(max(0, len(parts) - DEEPEST), len(parts)):
-                for ending in SUFFIXES:
+                for ending in endings:
                     yield self.images.joinpath(*parts[start:-1], parts[-1] + ending)
 
 
