@@ -47,22 +47,21 @@ class Weighted(Reward):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the sums ``(B,)``; the components are each part's own scores, and what those were made of."""
-        units = {name: _unit(part) for name, part in self.parts.items()}
-        unknown = [name for name, unit in units.items() if unit is None]
-        if unknown:
-            raise BadInput(
-                f"reward '{unknown[0]}': cannot be added to others before it is known how its scores spread; 'finetune'"
-                " measures that on the base generator's pictures, elsewhere set its `reference`"
-            )
-        scores = {name: part.score(images=images, prompts=prompts) for name, part in self.parts.items()}
-        means, variances, components = [], [], dict[str, Tensor]()
-        for name, part in scores.items():
-            (centre, spread), weight = units[name] or (0.0, 1.0), self.weights[name]
-            means.append(weight * (part.mean - centre) / spread)
-            variances += [] if part.std is None else [(weight * part.std / spread).square()]
-            components |= {name: part.mean.detach(), **{f"{name}/{key}": v for key, v in part.components.items()}}
+        means, valids, variances, components = [], [], [], dict[str, Tensor]()
+        for name, part in self.parts.items():
+            unit, weight = _unit(part), self.weights[name]
+            if unit is None:
+                raise BadInput(
+                    f"reward '{name}': cannot be added to others before it is known how its scores spread; 'finetune'"
+                    " measures that on the base generator's pictures, elsewhere set its `reference`"
+                )
+            scores = part.score(images=images, prompts=prompts).to(images.device)
+            means.append(weight * (scores.mean - unit[0]) / unit[1])
+            valids.append(scores.valid)
+            variances += [] if scores.std is None else [(weight * scores.std / unit[1]).square()]
+            components |= {name: scores.mean.detach(), **{f"{name}/{key}": v for key, v in scores.components.items()}}
         mean = torch.stack(means).sum(0)
-        valid = torch.stack([part.valid for part in scores.values()]).all(0) & torch.isfinite(mean)
+        valid = torch.stack(valids).all(0) & torch.isfinite(mean)
         std = torch.stack(variances).sum(0).sqrt() if self.can.uncertainty else None
         return Scores(mean, valid, std, components)
 
@@ -97,7 +96,7 @@ class Ensemble(Reward):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the mean of the members ``(B,)`` and how far they disagree; it fails where any of them does."""
-        scores = [member.score(images=images, prompts=prompts) for member in self.members]
+        scores = [member.score(images=images, prompts=prompts).to(images.device) for member in self.members]
         means = torch.stack([part.mean for part in scores])
         within = [part.std.square() for part in scores if part.std is not None]
         variance = means.detach().var(0) + (torch.stack(within).mean(0) if within else 0)

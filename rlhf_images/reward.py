@@ -59,6 +59,12 @@ class Scores:
         parts = {name: part.float() for name, part in (components or {}).items()}
         return cls(mean.float(), valid, None if std is None else std.float(), parts)
 
+    def to(self, device: torch.device) -> "Scores":
+        """Return the scores on ``device``."""
+        parts = {name: part.to(device) for name, part in self.components.items()}
+        std = None if self.std is None else self.std.to(device)
+        return Scores(self.mean.to(device), self.valid.to(device), std, parts)
+
 
 class Reward(ABC):
     """Scores pictures.

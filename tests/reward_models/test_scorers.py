@@ -1,5 +1,6 @@
 """Each published scorer against an independent forward on random weights, from files as they are published."""
 
+import contextlib
 import gzip
 import pickle
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_saturated_pixels_keep_their_gradient(fit):
     assert ((small >= 0) & (small <= 1)).all()
     (gradient,) = torch.autograd.grad(small.sum(), edge)
     assert (gradient.abs() > 0).all()
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_every_weight_and_constant_moves_to_the_device(sources, name, monkeypatch):
+    """Shown on the meta device, which like a GPU computes with nothing that was left on the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for this device
+    images = torch.rand(2, 3, 40, 33)
+    reward = reward_models.load(sources[name])
+    reward.score(images=images, prompts=["a cat", "two"])  # fills what is kept between calls
+    reward = reward.to("meta")
+    if name == "image_reward":  # transformers asks the mask for numbers, which meta has not
+        assert {value.device.type for value in reward.network.state_dict().values()} == {"meta"}
+        return
+    for given in (images, images.to("meta")):
+        assert reward.score(images=given, prompts=["a cat", "two"]).mean.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", tiny.NAMES)
