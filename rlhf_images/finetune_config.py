@@ -10,6 +10,7 @@ from .generators import GeneratorConfig
 from .generators.lora import LoraConfig
 from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
+from .reward import RewardSpec
 
 FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
 """Fields that may change when a run continues: no result depends on them."""
@@ -24,8 +25,9 @@ class FinetuneConfig:
     """The pipeline that is tuned, and how it is called."""
     prompts: str | tuple[str, ...]
     """``digits``, a text file with one prompt a line, or a list."""
-    reward: str
-    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own."""
+    reward: RewardSpec
+    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
+    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     out: str
     """Folder of the run."""
     evaluation: EvaluationConfig

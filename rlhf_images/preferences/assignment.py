@@ -152,7 +152,9 @@ class Assignment:
             return pair not in mine and pair not in skipped and pair.removesuffix(AGAIN) in self._pair
 
         def free(pair: str) -> bool:
-            return pair.endswith(AGAIN) or pair in self.gold or self._free(pair, annotator, leases)
+            if pair.endswith(AGAIN):
+                return pair.removesuffix(AGAIN) in mine
+            return pair in self.gold or self._free(pair, annotator, leases)
 
         undone = (pair for pair in reversed(record.undone) if open_(pair) and free(pair))
         in_hand = sorted((p for p in held if open_(p) and free(p)), key=lambda pair: self._place.get(pair, 0))

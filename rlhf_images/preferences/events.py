@@ -5,7 +5,7 @@ stood. The newest vote of an annotator on a pair that was not taken back is the 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, final, get_args
 
 from ..errors import BadInput
@@ -91,14 +91,11 @@ class Event:
 
     def same(self, other: "Event") -> bool:
         """Return whether ``other`` is this event sent again: equal but for what the store fills in."""
-        mine, others = (
-            {field.name: getattr(event, field.name) for field in fields(Event) if field.name != "at"}
-            for event in (self, other)
-        )
+        mine, others = replace(self, at=0.0), replace(other, at=0.0)
         if self.type == other.type == "undo":
-            for name in ("pair", "undoes"):
-                if not mine[name] or not others[name]:
-                    mine[name] = others[name] = None
+            mine, others = replace(mine, again=False), replace(others, again=False)
+            if not mine.pair or not others.pair or mine.undoes is None or others.undoes is None:
+                mine, others = replace(mine, pair="", undoes=None), replace(others, pair="", undoes=None)
         return mine == others
 
 

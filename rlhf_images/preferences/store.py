@@ -12,6 +12,7 @@ its round: the numbers of a round's events are in the order of their commits.
 import errno
 import hashlib
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any, final
 
 import sqlalchemy as sql
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ..errors import BadInput
@@ -61,9 +62,10 @@ LEASES = sql.Table(
     sql.Column("round", sql.Text, primary_key=True),
     sql.Column("pair", sql.Text, primary_key=True),
     sql.Column("annotator", sql.Text, primary_key=True),
-    sql.Column("granted", sql.Double, nullable=False),
+    sql.Column("granted", sql.BigInteger, nullable=False),
     sql.Column("until", sql.Double, nullable=False),
     sql.Column("seconds", sql.Double, nullable=False),
+    sql.Index("leases_in_order", "round", "granted"),
 )
 
 
@@ -79,11 +81,12 @@ class Refused(BadInput):
 @final
 @dataclass(frozen=True)
 class Lease:
-    """``annotator`` has been handed ``pair``, since ``granted`` and until ``until`` (the store's clock)."""
+    """``annotator`` has been handed ``pair`` until ``until``, on the store's clock."""
 
     pair: str
     annotator: str
-    granted: float
+    granted: int
+    """A number that grows from grant to grant: clocks of two servers, or of one within a tick, know no order."""
     until: float
 
 
@@ -214,8 +217,8 @@ class Writing:
     def __init__(self, connection: Connection, round: str, now: float) -> None:
         self._connection, self._round, self.now = connection, round, now
 
-    def add(self, events: Sequence[Event]) -> None:
-        """Store those of ``events`` that are not there yet; see `Store.add`."""
+    def add(self, events: Sequence[Event], dated: bool = False) -> None:
+        """Store those of ``events`` that are not there yet; see `Store.add`. ``dated`` ones keep their time."""
         stored = self._stored(events)
         refused: dict[str, str] = {}
         fresh: list[Event] = []
@@ -223,7 +226,8 @@ class Writing:
             before = stored.get(event.id)
             try:
                 if before is None:
-                    event = replace(event if event.type != "undo" else self._resolved(event, stored), at=self.now)
+                    event = event if event.type != "undo" else self._resolved(event, stored)
+                    event = replace(event, at=event.at if dated and event.at else self.now)
                     fresh.append(event)
                     stored[event.id] = event
                 elif not event.same(before):
@@ -245,7 +249,7 @@ class Writing:
         """Return the leases that have not run out, the oldest first."""
         wanted = (LEASES.c.round == self._round) & (LEASES.c.until > self.now)
         columns = (LEASES.c.pair, LEASES.c.annotator, LEASES.c.granted, LEASES.c.until)
-        rows = self._connection.execute(sql.select(*columns).where(wanted).order_by(LEASES.c.granted, LEASES.c.pair))
+        rows = self._connection.execute(sql.select(*columns).where(wanted).order_by(LEASES.c.granted))
         return [Lease(*row) for row in rows]
 
     def lease(self, annotator: str, pairs: Sequence[str], seconds: float) -> None:
@@ -256,9 +260,10 @@ class Writing:
         for start in range(0, len(pairs), CHUNK):
             part = pairs[start : start + CHUNK]
             self._connection.execute(LEASES.delete().where(mine & LEASES.c.pair.in_(part)))
-        row = {"round": self._round, "annotator": annotator, "granted": self.now, "seconds": seconds}
+        row = {"round": self._round, "annotator": annotator, "until": self.now + seconds, "seconds": seconds}
+        numbered = enumerate(dict.fromkeys(pairs), self._next_grant())
         self._connection.execute(
-            LEASES.insert(), [row | {"pair": pair, "until": self.now + seconds} for pair in dict.fromkeys(pairs)]
+            LEASES.insert(), [row | {"pair": pair, "granted": number} for number, pair in numbered]
         )
 
     def extend(self, annotator: str, pairs: Sequence[str], seconds: float) -> None:
@@ -307,8 +312,12 @@ class Writing:
             if seconds is None or event.again or not (ends or renews):
                 continue
             mine = wanted & (LEASES.c.pair == event.pair) & (LEASES.c.annotator == event.annotator)
-            values = {"until": 0.0} if ends else {"until": self.now + seconds, "granted": self.now}
-            self._connection.execute(LEASES.update().where(mine).values(**values))
+            renewed = {"until": self.now + seconds, "granted": self._next_grant()}
+            self._connection.execute(LEASES.update().where(mine).values(**({"until": 0.0} if ends else renewed)))
+
+    def _next_grant(self) -> int:
+        last = self._connection.execute(sql.select(sql.func.max(LEASES.c.granted)).where(LEASES.c.round == self._round))
+        return int(last.scalar() or 0) + 1
 
 
 _EXAMPLES = "give sqlite:///votes.db or postgresql://user@host/database"
@@ -342,8 +351,25 @@ def _durable(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    reads = connection.get_execution_options().get("reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    """Begin to read, or wait for one's turn to write.
+
+    SQLite's own waiting sleeps longer and longer, up to 0.1 s, so that among many processes the newest always win and
+    the oldest give up. Here all who wait are as likely to be the next.
+    """
+    if connection.get_execution_options().get("reads", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    end = time.monotonic() + WAIT
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            break
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > end:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * WAIT}")
 
 
 def _events(connection: Connection, wanted: sql.ColumnElement[bool]) -> list[tuple[int, Event]]:

@@ -87,8 +87,4 @@ class Leases:
     def before(self, pair: str, annotator: str) -> set[str]:
         """Return who has ``pair`` in hand since before ``annotator`` had; everybody who has, if that is not so."""
         own = self.of.get(annotator, {}).get(pair)
-        return {
-            lease.annotator
-            for lease in self.holders.get(pair, [])
-            if own is None or (lease.granted, lease.annotator) < (own.granted, own.annotator)
-        }
+        return {lease.annotator for lease in self.holders.get(pair, []) if own is None or lease.granted < own.granted}

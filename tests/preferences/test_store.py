@@ -275,7 +275,7 @@ def test_many_processes_at_once_every_event_sent_by_two(opened, clients, each):
 
 
 KILLED = """
-import os, random, signal, sys, time
+import os, random, select, signal, sys, time
 from rlhf_images.preferences import Event, Store
 url, round, kills, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), 4
 pause = random.Random(0)
@@ -284,6 +284,7 @@ for life in range(kills):
     child = os.fork()
     if child == 0:
         import threading
+        threading.excepthook = lambda error: (print(error.exc_value, file=sys.stderr, flush=True), os._exit(1))
         store = Store(url, round)
         def post(thread):
             for batch in range(10**9):
@@ -295,6 +296,8 @@ for life in range(kills):
             threading.Thread(target=post, args=(thread,)).start()
         time.sleep(1000)
     for _ in range(8):
+        if not select.select([heard], [], [], 100)[0]:
+            sys.exit("no vote was acknowledged for 100 s")
         os.read(heard, 1)
     time.sleep(pause.uniform(0, 0.03))
     os.kill(child, signal.SIGKILL)
