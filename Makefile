@@ -27,6 +27,7 @@ demo: setup
 	$(BIN)/rlhf-images train-reward configs/digits/reward.yaml
 	$(BIN)/accelerate launch scripts/finetune.py configs/digits/finetune.yaml
 	$(BIN)/rlhf-images evaluate runs/demo
+	@echo "The annotator was a script. To label these pairs by yourself: $(BIN)/rlhf-images label runs/demo/pairs"
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -44,6 +44,10 @@ class TrainRewardConfig:
     """The folder of labelled pairs."""
     out: str
     """Where the model and its card are written."""
+    store: str | None = None
+    """The database of the votes, where that is not the folder's own."""
+    annotator: str | None = None
+    """Whose votes teach; everybody's where not given."""
     seed: NonNegative = 0
     """Seed of the split, the weights and the order of the pairs."""
     architecture: dict[str, Any] | str = field(default_factory=lambda: SMALL)
@@ -60,10 +64,11 @@ def train_reward(config: TrainRewardConfig) -> None:
     if run.finished:
         say(f"{config.out}: the reward model is already trained; nothing to do")
         return
-    pairs = Pairs(config.pairs)
-    labelled = pairs.labelled()
+    pairs = Pairs(config.pairs, config.store)
+    labelled = pairs.labelled(config.annotator)
     if not labelled:
-        raise BadInput(f"{config.pairs}: no votes in it; give some with 'rlhf-images label'")
+        whose = f" of '{config.annotator}'" if config.annotator else ""
+        raise BadInput(f"{config.pairs}: no votes{whose} in it; give some with 'rlhf-images label'")
     unread = pairs.unreadable(vote.pair for vote in labelled)
     for pair, reason in unread.items():
         say(f"set aside: pair {pair} ({reason})")
@@ -134,7 +139,7 @@ def noise_ceiling(pairs: Pairs) -> float | None:
     for path in sorted((pairs.folder / "labels").glob("*.json")):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
-            ceiling, count = card.get("ceiling"), len(pairs.voted(str(card["annotator"])))
+            ceiling, count = card.get("ceiling"), len(pairs.store.voted(str(card["annotator"])))
             if ceiling is not None:
                 weighted, votes = weighted + float(ceiling) * count, votes + count
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -57,6 +57,7 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         judge=config.evaluation.deciding,
         reward_card=card,
         run=record,
+        compare_command=f"rlhf-images label --compare {config.generator.path} {tuned_folder} --same-seed",
     )
     for name, evaluation in (("base", base), ("tuned", tuned)):
         save_grid(root / f"{name}.png", evaluation.images, evaluation.prompts)

@@ -1,15 +1,22 @@
-"""Stage `label`: choices for the pairs of a folder. Here by a scripted annotator, which is any reward plus noise."""
+"""Stage `label`: choices for the pairs of a folder, by a person on the page or by a script: any reward plus noise."""
 
 import json
+import shlex
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .config import differences
+from .data import DIGIT_CAPTIONS
 from .errors import BadInput
 from .files import write_json
-from .preferences import Choice, Pairs, PreferencePair
+from .preferences import Choice, Event, Pairs, PreferencePair
+from .preferences.assignment import Assignment
+from .preferences.events import CHOICES, SCRIPTED, is_script, other_side
+from .preferences.summary import Summary, summarise, told
 from .progress import progress, say
 from .randomness import Randomness
 from .reward import Reward
@@ -18,8 +25,85 @@ from .runs import elapsed
 BATCH = 64
 
 
-def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
-    """Let the annotator ``scripted:<name>`` vote on every pair of ``folder`` on which it has not voted.
+def label_by_hand(
+    pairs: Pairs,
+    *,
+    annotator: str | None,
+    overlap: int,
+    gold: Mapping[str, Choice],
+    host: str,
+    port: int | None,
+    token: str | None,
+    open_browser: bool,
+) -> None:
+    """Serve the page of ``pairs`` until Ctrl-C, then say what came of it and what comes next.
+
+    ``annotator`` is who votes where the page's address names nobody; None asks. ``gold`` are known answers.
+    """
+    from .labelling.server import PORT, serve
+
+    assignment = Assignment(pairs, overlap=overlap, gold=gold)
+    if annotator is not None and not assignment.progress(annotator)[1]:
+        raise BadInput(
+            f"{pairs.folder}: nothing is left for '{annotator}', each pair has its {overlap} votes; --overlap"
+            f" {overlap + 1} asks one more person"
+        )
+    serve(
+        assignment,
+        annotator=annotator,
+        host=host,
+        port=PORT if port is None else port,
+        token=token,
+        open_browser=open_browser,
+        next_step=lambda summary: next_command(pairs, summary),
+    )
+    tell(pairs, gold)
+
+
+def tell(pairs: Pairs, gold: Mapping[str, Choice]) -> None:
+    """Print the round in numbers and the next command."""
+    summary = summarise(pairs, gold)
+    say(told(summary))
+    if summary.votes and summary.comparison is None:
+        say(f"next: {next_command(pairs, summary)}")
+
+
+def next_command(pairs: Pairs, summary: Summary) -> str:
+    """Return the command that trains a reward model on the votes: on the people's alone, where a script voted too."""
+    people = [person for person in summary.annotators if person.votes and not is_script(person.annotator)]
+    digits = any(pair.prompt in DIGIT_CAPTIONS for pair in pairs.pairs)
+    words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "sd35_medium/reward.yaml"]
+    words.append(f"pairs={pairs.folder}")
+    name = "reward"
+    if people and len(people) < len(summary.annotators):
+        best = max(people, key=lambda person: person.votes).annotator
+        words.append(f"annotator={best}")
+        name = f"reward-{best}"
+    if pairs.store.url.drivername != "sqlite":
+        words.append(f"store={pairs.store.name}")
+    words.append(f"out={pairs.folder.parent / name}")
+    return shlex.join(words)
+
+
+def read_gold(file: str) -> dict[str, Choice]:
+    """Return pair → known answer of a file with one ``{"pair": …, "choice": …}`` a line."""
+    gold: dict[str, Choice] = {}
+    try:
+        for number, line in enumerate(Path(file).read_text(encoding="utf-8-sig").split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if row["choice"] not in CHOICES or not isinstance(row["pair"], str):
+                    raise ValueError(f"line {number}: a choice is one of {', '.join(CHOICES)}")
+                gold[row["pair"]] = row["choice"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f'--gold {file}: cannot be read ({error}); write one {{"pair": "…", "choice": "left"}} a line'
+        ) from None
+    return gold
+
+
+def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
+    """Let the annotator ``scripted:<name>`` vote on every one of ``pairs`` on which it has not voted.
 
     It prefers what ``taste`` prefers, which is the picture with the higher score unless the reward has its own way, and
     with probability ``noise`` in [0, 0.5] it says the opposite. Equal scores are a tie. So no model can agree with more
@@ -29,9 +113,8 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
         raise BadInput(f"--noise {noise}: a probability of the opposite answer, from 0 to 0.5")
     if taste.can.groupwise:
         raise BadInput(f"{name}: scores groups of pictures, and a pair has none; choose another annotator")
-    pairs = Pairs(folder)
-    annotator = f"scripted:{name}"
-    known = pairs.voted(annotator)
+    annotator = f"{SCRIPTED}{name}"
+    known = pairs.store.voted(annotator)
     card = _card(pairs.folder, annotator, noise, seed, bool(known))
     unread = pairs.unreadable(pairs.pairs)
     for pair, reason in unread.items():
@@ -43,33 +126,37 @@ def label_scripted(folder: str, name: str, taste: Reward, noise: float, seed: in
         batch = [pairs.pairs[number] for number in part]
         choices = _choices(pairs, batch, taste)
         flips = Randomness(seed).uniform(f"noise of {annotator}", part) < noise
-        votes = [
-            (pair.pair, _opposite(choice) if flip else choice)
-            for pair, choice, flip in zip(batch, choices, flips.tolist(), strict=True)
-        ]
-        new += pairs.vote(annotator, votes)
+        new += len(
+            pairs.store.add(
+                [
+                    Event(str(uuid.uuid4()), "vote", pair.pair, annotator, other_side(choice) if flip else choice)
+                    for pair, choice, flip in zip(batch, choices, flips.tolist(), strict=True)
+                ]
+            )
+        )
     before = float(json.loads(card.read_text(encoding="utf-8"))["seconds"]) if known else 0.0
     if new:
         write_json(
             card, _described(annotator, noise, seed) | {"votes": len(known) + new, "seconds": before + elapsed()}
         )
-    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {folder}; next: rlhf-images train-reward")
+    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {pairs.folder}; next: rlhf-images train-reward")
 
 
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:
-    left, right, prompts = next(pairs.batches(batch, len(batch)))
-    with torch.no_grad():
-        preferred = taste.prefer(left=left, right=right, prompts=prompts)
-    if not bool(preferred.valid.all()):
-        row = int((~preferred.valid).nonzero()[0, 0])
-        raise BadInput(
-            f"the scripted annotator cannot judge pair {batch[row].pair} of '{prompts[row]}'; give it one that can"
-        )
-    return ["left" if value > 0.5 else "right" if value < 0.5 else "tie" for value in preferred.mean.tolist()]
-
-
-def _opposite(choice: Choice) -> Choice:
-    return {"left": "right", "right": "left"}.get(choice, choice)  # type: ignore[return-value]
+    """Return what ``taste`` prefers in each pair; pairs of the same sizes are judged together."""
+    left, right = ([pairs.image(getattr(pair, side)) for pair in batch] for side in ("left", "right"))
+    preferred = torch.full((len(batch),), torch.nan)
+    shapes = [(one.shape, other.shape) for one, other in zip(left, right, strict=True)]
+    for shape in dict.fromkeys(shapes):
+        rows = [row for row, found in enumerate(shapes) if found == shape]
+        first, second = (torch.stack([images[row] for row in rows]) for images in (left, right))
+        with torch.no_grad():
+            said = taste.prefer(left=first, right=second, prompts=[batch[row].prompt for row in rows])
+        preferred[rows] = said.mean.float().cpu().masked_fill(~said.valid.cpu(), torch.nan)
+    if bool(preferred.isnan().any()):
+        pair = batch[int(preferred.isnan().nonzero()[0, 0])]
+        raise BadInput(f"the scripted annotator cannot judge pair {pair.pair} of '{pair.prompt}'; give it one that can")
+    return ["left" if value > 0.5 else "right" if value < 0.5 else "tie" for value in preferred.tolist()]
 
 
 def _card(folder: Path, annotator: str, noise: float, seed: int, voted: bool) -> Path:

@@ -220,7 +220,7 @@ def test_only_the_main_process_tells_of_a_mistake(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["pertrain"], ["label", "x"], ["label", "x", "--scripted", "b", "--noise", "y"]]
+    "arguments", [[], ["pertrain"], ["label", "x", "--compare", "y"], ["label", "x", "--scripted", "b", "--noise", "y"]]
 )
 def test_what_is_no_command_exits_with_2(arguments, capfd):
     with pytest.raises(SystemExit, match="2"):
@@ -255,7 +255,7 @@ def test_help_shows_every_stage_and_its_configs_without_waiting_for_torch(tmp_pa
 
 
 def test_each_stage_has_its_thin_script():
-    assert stages() == {*SHIPPED, "label", "evaluate"}
+    assert stages() == {*SHIPPED, "label", "evaluate", "import-pairs", "export-pairs"}
     called = {}
     for path in (SOURCE / "scripts").glob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

@@ -1,5 +1,7 @@
 """Pairs of pictures, what people chose, and where both are kept."""
 
-from .pairs import Choice, LabelledPair, Pairs, Picture, PreferencePair
+from .events import Choice, Event, EventType
+from .pairs import LabelledPair, Pairs, Picture, PreferencePair
+from .store import Store
 
-__all__ = ["Choice", "LabelledPair", "Pairs", "Picture", "PreferencePair"]
+__all__ = ["Choice", "Event", "EventType", "LabelledPair", "Pairs", "Picture", "PreferencePair", "Store"]

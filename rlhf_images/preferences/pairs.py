@@ -1,22 +1,19 @@
-"""A folder of pairs: pictures by content hash, the pairs, and every vote ever given, in files a person can read.
+"""A folder of pairs: pictures by content hash and the pairs, in files a person can read, and the store of the votes.
 
 pairs/
-  images/<id>.png     one picture; its id is the SHA-256 of its bytes
+  images/<id>.png     one picture; its id is the SHA-256 of its bytes, which may be a JPEG's: nobody reads the ending
   pictures.jsonl      id, prompt, seed, index and sampling settings of each
-  pairs.jsonl         pair id, prompt, left and right picture id
-  votes.db            SQLite: an append-only table of events
+  pairs.jsonl         pair id, prompt, left and right picture id; where it was imported, weight, criterion and counts
+  votes.db            what people did, unless the store is elsewhere (see `store`)
 """
 
 import hashlib
 import json
-import sqlite3
-import time
-import uuid
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final, get_args
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -24,22 +21,60 @@ from torch import Tensor
 from ..data import decode
 from ..errors import BadInput
 from ..files import write_atomically
+from .store import Store, sqlite_url
 
-Choice = Literal["left", "right", "tie", "both_bad"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 Row = TypeVar("Row", "Picture", "PreferencePair")
 
 
 @final
 @dataclass(frozen=True)
 class Picture:
-    """A generated picture: ``id`` is the SHA-256 of its PNG; ``settings`` say how to draw it again."""
+    """A picture: ``id`` is the SHA-256 of its bytes; ``settings`` say how to draw it again, or where it came from."""
 
     id: str
     prompt: str
     seed: int
     index: int
     settings: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Return what drew it, as far as its settings say: a run, else a generator, else a pipeline's path."""
+        named = (self.settings.get(key) for key in ("run", "generator", "path"))
+        return next((str(name) for name in named if name), "")
+
+
+@final
+@dataclass(frozen=True)
+class Counts:
+    """How often each choice was made, by voters who are not told. They may be shares of a vote, as in 0.7 to 0.3."""
+
+    left: float = 0.0
+    right: float = 0.0
+    tie: float = 0.0
+    both_bad: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no votes can add up to."""
+        if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in asdict(self).values()):
+            raise ValueError(f"counts are 0 or more, and finite: {self}")
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.left + other.left, self.right + other.right, self.tie + other.tie, self.both_bad + other.both_bad
+        )
+
+    @property
+    def total(self) -> float:
+        """Return the number of votes."""
+        return self.left + self.right + self.tie + self.both_bad
+
+    def turned(self) -> "Counts":
+        """Return the counts of the same votes with the sides exchanged."""
+        return replace(self, left=self.right, right=self.left)
+
+
+NO_VOTES = Counts()
 
 
 @final
@@ -51,6 +86,19 @@ class PreferencePair:
     prompt: str
     left: str
     right: str
+    weight: float = 1.0
+    """How much the pair counts in training: 1 / C(k, 2) where a ranking of k pictures made it."""
+    criterion: str = ""
+    """What those who voted were asked, where that was more particular than which is better."""
+    counts: Counts = NO_VOTES
+    """Votes that came with the pair and name no voter. Those of named annotators are in the store."""
+
+    def __post_init__(self) -> None:
+        """Read the counts of a line of pairs.jsonl, and refuse a weight that is none."""
+        if isinstance(self.counts, dict):
+            object.__setattr__(self, "counts", Counts(**self.counts))
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"pair {self.pair}: its weight is {self.weight}; it must be more than 0, and finite")
 
 
 @final
@@ -59,10 +107,10 @@ class LabelledPair:
     """A pair with its votes counted. ``preference`` in [0, 1] is the soft target P(left is better)."""
 
     pair: PreferencePair
-    left: int
-    right: int
-    tie: int
-    both_bad: int
+    left: float
+    right: float
+    tie: float
+    both_bad: float
 
     @property
     def preference(self) -> float:
@@ -73,9 +121,10 @@ class LabelledPair:
 
 @final
 class Pairs:
-    """A folder of pairs, open for reading and for votes."""
+    """A folder of pairs, with the store of the votes on them."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, store_url: str | None = None) -> None:
+        """Open ``folder``; its votes are in its own ``votes.db``, or in the database at ``store_url``."""
         self.folder = Path(folder)
         if not (self.folder / "pairs.jsonl").is_file():
             raise BadInput(f"{folder}: no pairs in it (no pairs.jsonl); make some with 'rlhf-images generate'")
@@ -83,20 +132,21 @@ class Pairs:
         self.pictures = {picture.id: picture for picture in _read(self.folder / "pictures.jsonl", Picture)}
         if not self.pairs:
             raise BadInput(f"{folder}: its pairs.jsonl is empty; make some pairs with 'rlhf-images generate'")
+        self.store = store_of(self.folder, (self.folder / "pairs.jsonl").read_bytes(), store_url)
 
     @classmethod
     def create(
-        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Sequence[PreferencePair]
+        cls, folder: str | Path, images: Iterable[tuple[bytes, Picture]], pairs: Iterable[PreferencePair]
     ) -> "Pairs":
-        """Write a folder of pairs: encoded ``images`` with their descriptions, then the pairs."""
+        """Write a folder of pairs: encoded ``images`` with their descriptions, then ``pairs``, which are read last."""
         folder = Path(folder)
         (folder / "images").mkdir(parents=True, exist_ok=True)
         rows = []
         for data, picture in images:
             write_atomically(folder / "images" / f"{picture.id}.png", data)
             rows.append(asdict(picture))
-        write_atomically(folder / "pictures.jsonl", _jsonl(rows))
-        write_atomically(folder / "pairs.jsonl", _jsonl([asdict(pair) for pair in pairs]))
+        write_atomically(folder / "pictures.jsonl", jsonl(rows))
+        write_atomically(folder / "pairs.jsonl", lines(pairs))
         return cls(folder)
 
     def image(self, picture_id: str) -> Tensor:
@@ -110,53 +160,13 @@ class Pairs:
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
-    def vote(self, annotator: str, votes: Sequence[tuple[str, Choice]]) -> int:
-        """Store ``(pair id, choice)`` votes, all or none, on disk when this returns; return how many were new.
-
-        A vote that repeats the annotator's newest on its pair is not new, so that sending a batch twice stores it once.
-        """
-        known = {pair.pair for pair in self.pairs}
-        for pair, choice in votes:
-            if pair not in known or choice not in CHOICES:
-                raise BadInput(f"{self.folder}: no pair '{pair}' or no choice '{choice}'")
-        with self._database() as database:
-            database.execute("BEGIN IMMEDIATE")
-            before = database.total_changes
-            for pair, choice in votes:
-                newest = database.execute(
-                    "SELECT choice FROM events WHERE type = 'vote' AND pair = ? AND annotator = ?"
-                    " ORDER BY number DESC LIMIT 1",
-                    (pair, annotator),
-                ).fetchone()
-                if newest != (choice,):
-                    database.execute(
-                        "INSERT INTO events (id, type, pair, annotator, choice, at) VALUES (?, 'vote', ?, ?, ?, ?)",
-                        (str(uuid.uuid4()), pair, annotator, choice, time.time()),
-                    )
-            return database.total_changes - before
-
-    def voted(self, annotator: str) -> set[str]:
-        """Return the ids of the pairs on which ``annotator`` has voted."""
-        with self._database() as database:
-            return {
-                row[0]
-                for row in database.execute(
-                    "SELECT DISTINCT pair FROM events WHERE type = 'vote' AND annotator = ?", (annotator,)
-                )
-            }
-
-    def labelled(self) -> list[LabelledPair]:
-        """Return every pair with at least one vote, in the order of the pairs; an annotator's newest vote counts."""
-        newest: dict[tuple[str, str], str] = {}
-        with self._database() as database:
-            for pair, annotator, choice in database.execute(
-                "SELECT pair, annotator, choice FROM events WHERE type = 'vote' ORDER BY number"
-            ):
-                newest[pair, annotator] = choice
-        counts: dict[str, dict[str, int]] = {}
-        for (pair, _), choice in newest.items():
-            counts.setdefault(pair, dict.fromkeys(CHOICES, 0))[choice] += 1
-        return [LabelledPair(pair, **counts[pair.pair]) for pair in self.pairs if pair.pair in counts]
+    def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
+        """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
+        counts = {pair.pair: pair.counts if annotator is None else NO_VOTES for pair in self.pairs}
+        for vote in self.store.votes(annotator):
+            if vote.pair in counts:
+                counts[vote.pair] += Counts(**{str(vote.choice): 1})
+        return [LabelledPair(pair, **asdict(counts[pair.pair])) for pair in self.pairs if counts[pair.pair].total]
 
     def unreadable(self, pairs: Iterable[PreferencePair]) -> dict[str, str]:
         """Return the ids of the ``pairs`` with a missing or corrupt picture, each with the reason."""
@@ -178,22 +188,6 @@ class Pairs:
                 [pair.prompt for pair in part],
             )
 
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        """Open the votes for one transaction, which is on disk when this ends."""
-        path = self.folder / "votes.db"
-        try:
-            with closing(sqlite3.connect(path, timeout=30)) as database, database:
-                database.execute("PRAGMA synchronous = EXTRA")  # the folder too, so that a power cut loses no commit
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,"
-                    " type TEXT NOT NULL, pair TEXT NOT NULL, annotator TEXT NOT NULL, choice TEXT, at REAL NOT NULL)"
-                )
-                database.execute("CREATE INDEX IF NOT EXISTS by_pair ON events (pair, annotator)")
-                yield database
-        except sqlite3.DatabaseError as error:
-            raise BadInput(f"{path}: cannot be used ({error})") from None
-
 
 def picture_id(data: bytes) -> str:
     """Return the id of a picture with these encoded bytes."""
@@ -207,5 +201,21 @@ def _read(path: Path, kind: type[Row]) -> list[Row]:
         raise BadInput(f"{path}: cannot be read ({error})") from None
 
 
-def _jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
+def store_of(folder: Path, pairs: bytes, store_url: str | None = None) -> Store:
+    """Return the store of the votes on a folder whose pairs.jsonl is ``pairs``: another list, another round."""
+    return Store(store_url or sqlite_url(folder / "votes.db"), hashlib.sha256(pairs).hexdigest()[:16])
+
+
+def lines(pairs: Iterable[PreferencePair]) -> bytes:
+    """Return the pairs.jsonl of ``pairs``; the three optional columns only where they are not as usual."""
+    usual = asdict(PreferencePair("", "", "", ""))
+    optional = ("weight", "criterion", "counts")
+    return jsonl(
+        {name: value for name, value in asdict(pair).items() if name not in optional or value != usual[name]}
+        for pair in pairs
+    )
+
+
+def jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return ``rows`` as lines of JSON."""
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

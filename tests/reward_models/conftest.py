@@ -1,4 +1,5 @@
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from reward_models.bradley_terry import BradleyTerryConfig
 from reward_models.recognise import RecogniseConfig
 from reward_models.train import TrainRewardConfig, train_reward
 from rlhf_images.data import DIGIT_CAPTIONS, digits, encode
+from rlhf_images.preferences import Event
 from rlhf_images.preferences.pairs import Pairs, Picture, PreferencePair, picture_id
 
 TINY = {
@@ -43,8 +45,11 @@ def write_pairs(folder: Path, count: int, vote: bool = True) -> Pairs:
         left, right, prompts = next(made.batches(pairs, count))
         taste = reward_models.load("bold")
         margin = taste.score(images=left, prompts=prompts).mean - taste.score(images=right, prompts=prompts).mean
-        made.vote(
-            "script", [(pair.pair, "left" if by > 0 else "right") for pair, by in zip(pairs, margin, strict=True)]
+        made.store.add(
+            [
+                Event(str(uuid.uuid4()), "vote", pair.pair, "script", "left" if by > 0 else "right")
+                for pair, by in zip(pairs, margin, strict=True)
+            ]
         )
         (folder / "labels").mkdir()
         (folder / "labels" / "script.json").write_text(

@@ -19,7 +19,7 @@ from reward_models.train import TrainRewardConfig, noise_ceiling, train_reward
 from rlhf_images import config as configs
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput, NonFinite
-from rlhf_images.preferences.pairs import Pairs
+from rlhf_images.preferences import Event, Pairs
 
 
 def files(folder):
@@ -185,7 +185,7 @@ def test_the_shipped_config_is_valid():
 def test_ceiling_is_weighted_by_votes(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", 8)
     assert noise_ceiling(pairs) == 0.9
-    pairs.vote("second", [(pair.pair, "left") for pair in pairs.pairs[:2]])
+    pairs.store.add([Event(f"second {pair.pair}", "vote", pair.pair, "second", "left") for pair in pairs.pairs[:2]])
     (pairs.folder / "labels" / "second.json").write_text(
         json.dumps({"annotator": "second", "noise": 0.4, "ceiling": 0.6})
     )
@@ -200,7 +200,9 @@ def test_ceiling_is_weighted_by_votes(tmp_path):
 
 def test_agreement_leaves_ties_out_of_the_accuracy_only():
     left, right = torch.arange(4), torch.arange(4) + 4
-    data = Comparisons(torch.zeros(8, 3, 1, 1), ["a"] * 8, left, right, torch.tensor([1.0, 0.0, 0.5, 0.75]))
+    data = Comparisons(
+        torch.zeros(8, 3, 1, 1), ["a"] * 8, left, right, torch.tensor([1.0, 0.0, 0.5, 0.75]), torch.ones(4)
+    )
     score = torch.tensor([2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     found = agreement(score, data, [0, 1, 2, 3], np.arange(4), 0)
     assert found.decided == 3
