@@ -33,7 +33,7 @@ REWARDS: dict[str, str] = {
     "clip_score": "reward_models.clip_score:ClipScore.load",
     "clip_similarity": "reward_models.clip_score:ClipSimilarity.load",
     "hpsv2": "reward_models.hpsv2:HPSv2.load",
-    "hpsv2.1": "reward_models.hpsv2:HPSv2.load_2_1",
+    "hpsv2_1": "reward_models.hpsv2:HPSv2.load_2_1",
     "image_reward": "reward_models.image_reward:ImageReward.load",
     "pickscore": "reward_models.pickscore:PickScore.load",
     # the demo's

@@ -3,7 +3,7 @@
     score = cos(picture, prompt)
 
 The picture is letterboxed, not cropped: the score sees all of it. ``hpsv2@FILE``: the published
-HPS_v2_compressed.pt; ``hpsv2.1@FILE``: HPS_v2.1_compressed.pt; in open_clip's layout.
+HPS_v2_compressed.pt; ``hpsv2_1@FILE``: HPS_v2.1_compressed.pt; in open_clip's layout.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class HPSv2(Reward):
     @classmethod
     def load_2_1(cls, source: str | None = None) -> "HPSv2":
         """Return version 2.1 with the weights of ``source``, or with the hub's."""
-        return cls._load(source, "hpsv2.1", "HPS_v2.1_compressed.pt")
+        return cls._load(source, "hpsv2_1", "HPS_v2.1_compressed.pt")
 
     @classmethod
     def _load(cls, source: str | None, name: str, file: str) -> "HPSv2":

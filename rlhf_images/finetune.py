@@ -162,7 +162,13 @@ def _resumed(parts: Parts) -> int:
     start = int(state["step"])
     references = kept(parts.run.folder) if start else _measured(parts)
     adopt(parts.reward, references)
-    parts.run.save(scored_by=parts.reward.id)
+    before, scored_by = parts.run.record.get("scored_by"), parts.reward.id
+    if start and before not in (None, scored_by):
+        raise BadInput(
+            f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
+            " its file and weights back as they were, or choose another 'out'"
+        )
+    parts.run.save(scored_by=scored_by)
     if references and parts.run.writes:
         keep(parts.run.folder, references)
     for log in (parts.metrics, parts.evaluations):

@@ -1,5 +1,6 @@
 """The loop's invariants, on the tiny SD3 and through the real command line where processes and signals matter."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -273,6 +274,31 @@ def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(co
     (Path(config["out"]) / "references.json").unlink()
     with pytest.raises(BadInput, match="this run never measured it"):
         evaluate(config["out"], load_reward)
+
+
+def test_a_run_does_not_continue_under_another_reward(config, tmp_path, monkeypatch):
+    """The name in the config is the same; what it stands for is not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    config |= {"reward": "a_reward_that_changes:mine", "steps": 2, "checkpoint_every": 1}
+    out = Path(config["out"])
+    for body, says in (
+        ("images.mean((1, 2, 3))", None),
+        ("images.amax((1, 2, 3))", "first 1 steps were scored by mine-"),
+    ):
+        (tmp_path / "a_reward_that_changes.py").write_text(f"def mine(images, prompts):\n    return {body}\n")
+        sys.modules.pop("a_reward_that_changes", None)
+        importlib.invalidate_caches()
+        if not again:
+            run(config)
+            record = json.loads((out / "run.json").read_text())
+            (out / "run.json").write_text(json.dumps(record | {"finished": False}))
+            (out / "checkpoints" / "step_00000002" / "manifest.json").unlink()
+            before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        else:
+            with pytest.raises(BadInput, match=says):
+                run(config)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_a_part_that_says_nothing_cannot_be_normalised(config):

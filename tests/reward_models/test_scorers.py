@@ -75,7 +75,7 @@ def test_pickscore(sources, images):
     assert_equal(score(sources["pickscore"], images), scale * cosine)
 
 
-@pytest.mark.parametrize("name", ["hpsv2", "hpsv2.1", "clip_similarity"])
+@pytest.mark.parametrize("name", ["hpsv2", "hpsv2_1", "clip_similarity"])
 def test_plain_cosines(sources, images, name):
     assert_equal(score(sources[name], images), cosines(False, images, PROMPTS)[0])
 

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 from reward_models.weights import as_open_clip
 
 SIZE = 32
-NAMES = ("aesthetic", "clip_score", "clip_similarity", "hpsv2", "hpsv2.1", "image_reward", "pickscore")
+NAMES = ("aesthetic", "clip_score", "clip_similarity", "hpsv2", "hpsv2_1", "image_reward", "pickscore")
 QUICK = ("aesthetic", "clip_score")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "hand", "##written", "zero", "one", "two", "three"]
 WORDS += ["four", "five", "six", "seven", "eight", "nine", ",", "##s", "é"]
@@ -149,10 +149,9 @@ def published(folder: Path) -> dict[str, str]:
         described = {"model_cfg": architecture(name in QUICK), "preprocess_cfg": {}}
         (place / "open_clip_config.json").write_text(json.dumps(described))
         state = {n: v.contiguous().clone() for n, v in hugging_face_clip(name in QUICK).state_dict().items()}
-        if name.startswith("hpsv2"):
-            version = name.removeprefix("hps")
+        if name in ("hpsv2", "hpsv2_1"):
             data = {"epoch": 1, "state_dict": {f"module.{n}": v for n, v in as_open_clip(state).items()}}
-            torch.save(data, place / f"HPS_{'v2.1' if '.' in version else 'v2'}_compressed.pt")
+            torch.save(data, place / f"HPS_{'v2.1' if name == 'hpsv2_1' else 'v2'}_compressed.pt")
         elif name == "clip_similarity":
             save_file(as_open_clip(state), place / "open_clip_model.safetensors")
         else:
