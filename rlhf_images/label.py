@@ -41,14 +41,14 @@ def label_by_hand(
 
     ``annotator`` is who votes where the page's address names nobody; None asks. ``gold`` are known answers.
     """
-    from .labelling.server import PORT, serve
-
     assignment = Assignment(pairs, overlap=overlap, gold=gold)
     if annotator is not None and not assignment.progress(annotator)[1]:
         raise BadInput(
             f"{pairs.folder}: nothing is left for '{annotator}', each pair has its {overlap} votes; --overlap"
             f" {overlap + 1} asks one more person"
         )
+    from .labelling.server import PORT, serve
+
     serve(
         assignment,
         annotator=annotator,
