@@ -84,10 +84,10 @@ def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: B
             args=trl.arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
             train_dataset=trl.dummies(train),
             processing_class=trl.vocabulary(),
-            data_collator=trl.Collator(data, inputs),
+            data_collator=trl.Collator(data, inputs, train),
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
             callbacks=[trl.Progress(config.epochs * -(-len(train) // batch))],
-            ridge=config.ridge / len(train),
+            ridge=config.ridge / data.weight[train].sum().item(),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -35,6 +35,8 @@ class Comparisons:
     """Which pictures a pair compares ``(P,)``."""
     target: Tensor
     """The share of votes for the left one ``(P,)``, a tie counting half."""
+    weight: Tensor
+    """How much a pair counts in the lesson ``(P,)``: less where many pairs came from one ranking."""
 
     def shown(self, pairs: list[int]) -> Tensor:
         """Return which pictures occur in ``pairs``, each once."""
@@ -55,6 +57,7 @@ def compared(pairs: Pairs, labelled: Sequence[LabelledPair], preprocessing: Prep
         torch.tensor([numbers[vote.pair.left, vote.pair.prompt] for vote in labelled]),
         torch.tensor([numbers[vote.pair.right, vote.pair.prompt] for vote in labelled]),
         torch.tensor([vote.preference for vote in labelled]),
+        torch.tensor([vote.pair.weight for vote in labelled]),
     )
 
 

@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
-from rlhf_images.reward import Reward, Scores
+from rlhf_images.reward import Capabilities, Reward, Scores
 
 from .architecture import Architecture, Towers, built, new_towers, tokens
 from .preprocess import FIT, Preprocessing
@@ -111,7 +111,7 @@ class Network(nn.Module):
 class PreferenceModel(Reward):
     """A network with its vocabulary, its architecture and the scores it gave in training. Made by `new` or `load`."""
 
-    differentiable = True
+    can = Capabilities(differentiable=True, trainable=True)
 
     def __init__(self, towers: Towers, reference: Tensor | None = None) -> None:
         self.architecture = towers.architecture
@@ -142,13 +142,6 @@ class PreferenceModel(Reward):
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.preprocessing.fitted(images.to(self.device))
             return Scores.of(self.network(self.network.evidence(pixels, self.texts(prompts))))
-
-    def percentiles(self, scores: Tensor) -> Tensor:
-        """Return the share in [0, 1] of training pictures that score no more than each of ``scores (B,)``."""
-        if not len(self.reference):
-            raise ValueError("an untrained model has no reference distribution")
-        place = torch.searchsorted(self.reference, scores.detach().float().cpu().contiguous(), right=True)
-        return place / len(self.reference)
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:

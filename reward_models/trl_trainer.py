@@ -42,14 +42,17 @@ class PicturePairs(RewardTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return -q log σ(d) - (1-q) log σ(-d), d = score(left) - score(right), plus ridge · |head - prior|² / 2."""
+        """Return the mean of w · (-q log σ(d) - (1-q) log σ(-d)), d = score(left) - score(right), plus the ridge.
+
+        That is ridge · |head - prior|² / 2. The weights w have mean 1 over the pairs of the lesson.
+        """
         del num_items_in_batch
         inputs = dict(inputs)
-        target = inputs.pop("target")
+        target, weight = inputs.pop("target"), inputs.pop("weight")
         outputs = model(**inputs)
         left, right = outputs.logits.squeeze(-1).chunk(2)
         network = self.accelerator.unwrap_model(model).network
-        loss = binary_cross_entropy_with_logits(left - right, target)
+        loss = binary_cross_entropy_with_logits(left - right, target, weight)
         loss = loss + self.ridge / 2 * (network.head - network.prior).square().sum()
         if not torch.isfinite(loss):
             raise NonFinite(f"train-reward: the loss of 'bradley_terry' is {loss.item()}; lower its learning rates")
@@ -86,8 +89,10 @@ class Scorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
 class Collator:
     """Looks pairs up: all left pictures, then all right ones."""
 
-    def __init__(self, data: Comparisons, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, data: Comparisons, inputs: dict[str, Tensor], train: list[int]) -> None:
         self.data = data
+        self.weight = data.weight / data.weight[train].mean()
+        """Of each pair, 1 on average over those of the lesson."""
         self.inputs = inputs
         """What the scorer takes, one row a picture."""
 
@@ -95,7 +100,8 @@ class Collator:
         """Return the scorer's inputs for the pairs of ``rows``, with their targets."""
         pairs = torch.tensor([row["pair"] for row in rows])
         pictures = torch.cat([self.data.left[pairs], self.data.right[pairs]])
-        return {**{name: value[pictures] for name, value in self.inputs.items()}, "target": self.data.target[pairs]}
+        told = {"target": self.data.target[pairs], "weight": self.weight[pairs]}
+        return {**{name: value[pictures] for name, value in self.inputs.items()}, **told}
 
 
 @final

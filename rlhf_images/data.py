@@ -85,17 +85,28 @@ def captioned(source: str, size: int) -> Captioned:
 def decode(data: bytes, size: int | None = None) -> Tensor:
     """Return an encoded picture as ``(3, H, W)`` in [0, 1], as a centred square of ``size`` pixels if given.
 
-    It looks as it does on a white page: upright, and white where it is transparent, whatever colour hides there.
-    Raises `ValueError` for one that is corrupt or larger than `MAX_PIXELS`.
+    It looks as it does on a white page: upright, and white where it is transparent, whatever colour hides there. Of an
+    animation it is the first frame. Raises `ValueError` for one that is corrupt or larger than `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken metadata; the size is checked below
-            picture = _shown(Image.open(io.BytesIO(data), formats=FORMATS))
+            warnings.simplefilter("ignore")  # of pictures that are large; `_shown` has its own limit
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("not a picture in a format that is read") from None
     except Exception as error:  # Pillow's readers raise a dozen kinds; each means that these bytes are no whole picture
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(_reason(error)) from None
+    return tensor(picture, size)
+
+
+def tensor(picture: Image.Image, size: int | None = None) -> Tensor:
+    """Return a PIL picture as `decode` returns its bytes; raises `ValueError` as it does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken metadata; the size is checked in `_shown`
+            picture = _shown(picture)
+    except Exception as error:  # a picture is decoded when it is first looked at: see above
+        raise ValueError(_reason(error)) from None
     if size is not None:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -123,6 +134,10 @@ def _shown(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _rows(source: str) -> Any:

@@ -18,20 +18,22 @@ from .generators import Generator
 from .generators.lora import load_trained
 from .processes import Processes
 from .progress import say
+from .reference import adopt, kept
 from .report import Compared, Content, write_report
-from .reward import Reward
+from .reward import Reward, RewardSpec
 from .runs import elapsed, read_record
 from .statistics import win_rate
 from .track import read_rows, save_grid
 
 
-def evaluate(folder: str, load_reward: Callable[[str], Reward]) -> None:
+def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
     """Compare the tuned generator of run ``folder`` (or the one in it) with its base; write the report there."""
     root, tuned_folder, record = find_run(Path(folder))
     config = build(FinetuneConfig, record["config"], f"{tuned_folder}/run.json")
     processes = Processes()
-    rewards = {"reward": config.reward, **config.evaluation.judges}
+    rewards: dict[str, RewardSpec] = {"reward": config.reward, **config.evaluation.judges}
     judges = {name: load_reward(spec).to(processes.device) for name, spec in rewards.items()}
+    adopt(judges["reward"], kept(tuned_folder))
     if config.evaluation.deciding not in judges:
         raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}'; there are {', '.join(judges)}")
     evaluator = Evaluator(config.evaluation, judges, processes, config.micro_size)
@@ -42,7 +44,7 @@ def evaluate(folder: str, load_reward: Callable[[str], Reward]) -> None:
     load_trained(generator, tuned_folder)
     tuned = evaluator.evaluate(generator, seeds)
 
-    card = read_card(Path(config.reward))
+    card = read_card(Path(config.reward)) if isinstance(config.reward, str) else None
     summary = summarise(base, tuned, config.evaluation.deciding, card)
     summary["seconds"] = stage_seconds(root, record)
     content = Content(

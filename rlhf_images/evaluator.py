@@ -11,10 +11,12 @@ from .config import Count, NonNegative, Several
 from .errors import BadInput, NonFinite
 from .generators import Generator
 from .processes import Processes
+from .progress import say
 from .prompts import read_prompts
 from .randomness import Randomness
-from .reward import Reward, scores_of
-from .sampling import sample
+from .reward import Reward
+from .sampling import Rollout, sample
+from .scoring import gathered_scores
 from .statistics import diversity
 
 
@@ -61,6 +63,16 @@ class Evaluation:
 
 
 @final
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures of this process, and the prompts and groups (of one prompt each) of all N pictures."""
+
+    rollout: Rollout
+    prompts: list[str]
+    groups: list[int]
+
+
+@final
 class Evaluator:
     """Draws and judges the same pictures again and again, with whatever weights the generator has at the time."""
 
@@ -72,21 +84,33 @@ class Evaluator:
 
     def evaluate(self, generator: Generator, seeds_per_prompt: int) -> Evaluation:
         """Return the evaluation of ``generator``, complete on every process."""
+        drawn = self.draw(generator, seeds_per_prompt)
+        scores = {name: self.scores(judge, drawn) for name, judge in self.judges.items()}
+        for name, judged in scores.items():
+            failed = int(torch.isnan(judged).sum())
+            if failed:
+                say(f"evaluation: '{name}' failed on {failed} of {len(judged)} pictures, which its mean leaves out")
+        images = self.processes.shared(drawn.rollout.images, drawn.rollout.index, len(drawn.prompts))
+        return Evaluation(drawn.prompts, list(range(len(drawn.prompts))), images, scores)
+
+    def draw(self, generator: Generator, seeds_per_prompt: int) -> Drawn:
+        """Return this process's share of the pictures."""
         prompts = [prompt for prompt in self.prompts for _ in range(seeds_per_prompt)]
-        total = len(prompts)
-        if total < self.processes.count:
-            raise BadInput(f"evaluation: {total} pictures are fewer than the {self.processes.count} processes")
-        index = list(self.processes.mine(total))
+        if len(prompts) < self.processes.count:
+            raise BadInput(f"evaluation: {len(prompts)} pictures are fewer than the {self.processes.count} processes")
+        index = list(self.processes.mine(len(prompts)))
         mine = [prompts[i] for i in index]
         rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size, purpose="evaluation")
         if self.processes.any(not bool(torch.isfinite(rollout.images).all())):
             raise NonFinite(
                 "the pictures of the evaluation are not finite; are the generator's weights, in this dtype?"
             )
-        scores = {}
-        for name, judge in self.judges.items():
-            scored = scores_of(judge, rollout.images, mine, self.micro_size)
-            values = scored.mean.where(scored.valid, torch.full_like(scored.mean, torch.nan))
-            scores[name] = self.processes.shared(values, index, total)
-        images = self.processes.shared(rollout.images, index, total)
-        return Evaluation(prompts, list(range(total)), images, scores)
+        return Drawn(rollout, prompts, [row // seeds_per_prompt for row in range(len(prompts))])
+
+    def scores(self, judge: Reward, drawn: Drawn) -> Tensor:
+        """Return the scores ``(N,)`` of all pictures on every process, NaN where the judge failed."""
+        rollout, micro = drawn.rollout, self.micro_size
+        found = gathered_scores(
+            judge, rollout.images, rollout.index, drawn.prompts, drawn.groups, self.processes, micro
+        )
+        return found.mean

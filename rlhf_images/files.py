@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` beside it first, sync, then rename into place."""
+def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write ``data`` to ``path`` beside it first, sync, then rename into place.
+
+    Who writes thousands of files may leave out ``sync`` and call `os.sync` once before what names them is written.
+    """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with staged.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

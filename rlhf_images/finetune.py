@@ -26,9 +26,11 @@ from .progress import progress, say
 from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
-from .reward import Reward, scores_of
+from .reference import adopt, keep, kept, measured
+from .reward import Reward, RewardSpec, Scores
 from .runs import Run
 from .sampling import Rollout
+from .scoring import gathered_scores
 from .track import Clock, Log, keep_evidence, save_grid
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -56,10 +58,10 @@ class Parts:
     evaluations: Log
 
 
-def finetune(config: FinetuneConfig, load_reward: Callable[[str], Reward]) -> None:
+def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
-    inputs = (config.generator.path, config.reward)
+    inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
     run = Run("finetune", config, config.out, inputs=inputs, free=FREE, writes=processes.is_main)
     if run.finished:
         return say(f"{config.out}: already tuned")
@@ -99,7 +101,8 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     rollout = algorithm.rollout(policy.generator, policy.snapshots, prompts, mine, randomness, config.micro_size)
     clock.lap("sampling")
     try:
-        rewards_PK, valid_PK = _rewarded(parts, rollout)
+        scores = _rewarded(parts, rollout, grouped)
+        rewards_PK, valid_PK = (column.view(-1, config.group_size) for column in (scores.mean, scores.valid))
         clock.lap("scoring")
         advantages_PK = _advantages(parts, drawn, rewards_PK, valid_PK)
         scored = Scored(rewards_PK, valid_PK, advantages_PK, mine, processes.shared)
@@ -117,19 +120,28 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     totals = processes.sums({**sums, "examples": float(count)})
     examples_learnt = totals.pop("examples")
     learnt = {name: total / examples_learnt for name, total in totals.items()}
-    return {**_reward_metrics(rewards_PK, valid_PK), **learnt, "lr": config.optimizer.lr, **clock.metrics(len(grouped))}
+    components = {f"reward/{name}": float(part.nanmean()) for name, part in scores.components.items()}
+    rewarded = {**_reward_metrics(rewards_PK, valid_PK), **components}
+    return {**rewarded, **learnt, "lr": config.optimizer.lr, **clock.metrics(len(grouped))}
 
 
-def _assembled(config: FinetuneConfig, load_reward: Callable[[str], Reward], processes: Processes, run: Run) -> Parts:
+def _assembled(
+    config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], processes: Processes, run: Run
+) -> Parts:
     """Return everything that the config names, loaded; refuses what does not go together before anything is written."""
     if config.prompts_per_step * config.group_size < processes.count:
         raise BadInput(f"fewer pictures a step than the {processes.count} processes; raise prompts_per_step")
     stream = PromptStream(read_prompts(config.prompts), config.seed)
     reward = load_reward(config.reward).to(processes.device)
-    if config.algorithm.differentiates_reward and not reward.differentiable:
+    if config.algorithm.differentiates_reward and not reward.can.differentiable:
         raise BadInput(
             f"algorithm {config.algorithm.name} needs the gradient of the reward, which {config.reward} does not have;"
             " take one that is differentiable, or an algorithm that only compares scores, such as nft"
+        )
+    if config.algorithm.differentiates_reward and reward.can.groupwise:
+        raise BadInput(
+            f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
+            " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
         )
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
@@ -145,10 +157,20 @@ def _assembled(config: FinetuneConfig, load_reward: Callable[[str], Reward], pro
 def _resumed(parts: Parts) -> int:
     """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
     parts.processes.wait()
-    parts.run.save()
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.statistics.restore(state.get("prompt_statistics", {}))
     start = int(state["step"])
+    references = kept(parts.run.folder) if start else _measured(parts)
+    adopt(parts.reward, references)
+    before, scored_by = parts.run.record.get("scored_by"), parts.reward.id
+    if start and before not in (None, scored_by):
+        raise BadInput(
+            f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
+            " its file and weights back as they were, or choose another 'out'"
+        )
+    parts.run.save(scored_by=scored_by)
+    if references and parts.run.writes:
+        keep(parts.run.folder, references)
     for log in (parts.metrics, parts.evaluations):
         log.rewind(start or -1)
     if start:
@@ -156,6 +178,14 @@ def _resumed(parts: Parts) -> int:
     else:
         _evaluate(parts, 0)
     return start
+
+
+def _measured(parts: Parts) -> dict[str, list[float]]:
+    """Return by what the reward has to be normalised, if it has: its scores of the base generator's pictures."""
+    if not parts.reward.unmeasured():
+        return {}
+    drawn = parts.evaluator.draw(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
+    return measured(parts.reward, lambda part: parts.evaluator.scores(part, drawn))
 
 
 def _checkpoint(parts: Parts, done: int) -> None:
@@ -173,25 +203,21 @@ def _finish(parts: Parts) -> None:
     parts.run.save(finished=True)
 
 
-def _rewarded(parts: Parts, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Return rewards and their validity ``(P, K)``, the same on every process; stop on what must not be learnt."""
-    config, processes, index = parts.config, parts.processes, rollout.index
-    total = config.prompts_per_step * config.group_size
+def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
+    """Return the scores of all the step's pictures, the same on every process; stop on what must not be learnt."""
+    config, processes, index, total = parts.config, parts.processes, rollout.index, len(prompts)
     finite = torch.isfinite(rollout.images).flatten(1).all(1) & torch.isfinite(rollout.x0).flatten(1).all(1)
     whole = int(processes.shared(finite.float(), index, total).sum())
     if whole < total:
         raise NonFinite(f"{total - whole} sampled pictures are not finite; the step was refused")
-    scores = scores_of(parts.reward, rollout.images, rollout.prompts, config.micro_size)
-    known = scores.mean.where(scores.valid, torch.zeros_like(scores.mean))
-    gathered = processes.shared(torch.stack([known, scores.valid.float()], 1), index, total)
-    rewards_PK, valid_PK = (column.view(-1, config.group_size) for column in gathered.unbind(1))
-    failed = int((valid_PK == 0).sum())
-    if failed > config.tolerated_failures * total or failed == total:
-        names = [prompt for prompt, valid in zip(rollout.prompts, scores.valid.tolist(), strict=True) if not valid]
-        example = f", such as one of '{names[0][:60]}'" if names else ""
+    groups = [row // config.group_size for row in range(total)]
+    scores = gathered_scores(parts.reward, rollout.images, index, prompts, groups, processes, config.micro_size)
+    failed = [prompt for prompt, valid in zip(prompts, scores.valid.tolist(), strict=True) if not valid]
+    if len(failed) > config.tolerated_failures * total or len(failed) == total:
         allowed = f"tolerated_failures allows {config.tolerated_failures:.0%}"
-        raise RewardFailed(f"the reward failed on {failed} of {total} pictures{example}; {allowed}")
-    return rewards_PK, valid_PK.bool()
+        example = f"such as one of '{failed[0][:60]}'"
+        raise RewardFailed(f"the reward failed on {len(failed)} of {total} pictures, {example}; {allowed}")
+    return Scores(scores.mean.nan_to_num(), scores.valid, components=scores.components)  # failed ones are masked
 
 
 def _advantages(parts: Parts, drawn: list[str], rewards_PK: Tensor, valid_PK: Tensor) -> Tensor:

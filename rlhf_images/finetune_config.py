@@ -10,6 +10,7 @@ from .generators import GeneratorConfig
 from .generators.lora import LoraConfig
 from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
+from .reward import RewardSpec
 
 FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
 """Fields that may change when a run continues: no result depends on them."""
@@ -24,8 +25,9 @@ class FinetuneConfig:
     """The pipeline that is tuned, and how it is called."""
     prompts: str | tuple[str, ...]
     """``digits``, a text file with one prompt a line, or a list."""
-    reward: str
-    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own."""
+    reward: RewardSpec
+    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
+    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     out: str
     """Folder of the run."""
     evaluation: EvaluationConfig
@@ -65,6 +67,8 @@ class FinetuneConfig:
         unit, units = ("group_size", self.group_size) if many else ("prompts_per_step", self.prompts_per_step)
         if units % self.updates_per_step:
             raise ValueError(f"updates_per_step {self.updates_per_step} does not divide {unit} {units}")
+        if self.group_size < 2 and self.algorithm.within_groups:
+            raise ValueError(f"{self.algorithm.name} compares the pictures of a group; use group_size 2 or more")
         if self.group_size < 2 and self.algorithm.compares and self.advantage != "per_prompt":
             raise ValueError(
                 f"group_size 1 leaves nothing to compare a picture with (advantage {self.advantage});"

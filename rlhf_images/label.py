@@ -3,12 +3,11 @@
 import json
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .config import differences
 from .data import DIGIT_CAPTIONS
@@ -56,6 +55,7 @@ def label_by_hand(
         port=PORT if port is None else port,
         token=token,
         open_browser=open_browser,
+        next_step=lambda summary: next_command(pairs, summary),
     )
     tell(pairs, gold)
 
@@ -105,12 +105,14 @@ def read_gold(file: str) -> dict[str, Choice]:
 def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: int = 0) -> None:
     """Let the annotator ``scripted:<name>`` vote on every one of ``pairs`` on which it has not voted.
 
-    It prefers the picture that ``taste`` scores higher, and with probability ``noise`` in [0, 0.5] says the opposite.
-    Equal scores are a tie. So no model can agree with more than 1 − noise of its decided votes: the ceiling, which is
-    written to ``labels/<annotator>.json`` beside the votes.
+    It prefers what ``taste`` prefers, which is the picture with the higher score unless the reward has its own way, and
+    with probability ``noise`` in [0, 0.5] it says the opposite. Equal scores are a tie. So no model can agree with more
+    than 1 − noise of its decided votes: the ceiling, written to ``labels/<annotator>.json`` beside the votes.
     """
     if not 0 <= noise <= 0.5:
         raise BadInput(f"--noise {noise}: a probability of the opposite answer, from 0 to 0.5")
+    if taste.can.groupwise:
+        raise BadInput(f"{name}: scores groups of pictures, and a pair has none; choose another annotator")
     annotator = f"{SCRIPTED}{name}"
     known = pairs.store.voted(annotator)
     card = _card(pairs.folder, annotator, noise, seed, bool(known))
@@ -141,29 +143,20 @@ def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: i
 
 
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:
-    left, left_valid = _scores(pairs, batch, [pair.left for pair in batch], taste)
-    right, right_valid = _scores(pairs, batch, [pair.right for pair in batch], taste)
-    failed = ~(left_valid & right_valid)
-    if bool(failed.any()):
-        pair = batch[int(failed.nonzero()[0, 0])]
-        raise BadInput(f"the scripted annotator cannot judge pair {pair.pair} of '{pair.prompt}'; give it one that can")
-    return ["left" if value > 0 else "right" if value < 0 else "tie" for value in (left - right).tolist()]
-
-
-def _scores(
-    pairs: Pairs, batch: Sequence[PreferencePair], pictures: Sequence[str], taste: Reward
-) -> tuple[Tensor, Tensor]:
-    """Return ``(mean (B,), valid (B,))`` of one picture of each pair; those of one size are scored together."""
-    images = [pairs.image(picture) for picture in pictures]
-    mean, valid = torch.zeros(len(batch)), torch.zeros(len(batch), dtype=torch.bool)
-    for shape in dict.fromkeys(image.shape for image in images):
-        rows = [row for row, image in enumerate(images) if image.shape == shape]
+    """Return what ``taste`` prefers in each pair; pairs of the same sizes are judged together."""
+    left, right = ([pairs.image(getattr(pair, side)) for pair in batch] for side in ("left", "right"))
+    preferred = torch.full((len(batch),), torch.nan)
+    shapes = [(one.shape, other.shape) for one, other in zip(left, right, strict=True)]
+    for shape in dict.fromkeys(shapes):
+        rows = [row for row, found in enumerate(shapes) if found == shape]
+        first, second = (torch.stack([images[row] for row in rows]) for images in (left, right))
         with torch.no_grad():
-            scores = taste.score(
-                images=torch.stack([images[row] for row in rows]), prompts=[batch[row].prompt for row in rows]
-            )
-        mean[rows], valid[rows] = scores.mean.float().cpu(), scores.valid.cpu()
-    return mean, valid
+            said = taste.prefer(left=first, right=second, prompts=[batch[row].prompt for row in rows])
+        preferred[rows] = said.mean.float().cpu().masked_fill(~said.valid.cpu(), torch.nan)
+    if bool(preferred.isnan().any()):
+        pair = batch[int(preferred.isnan().nonzero()[0, 0])]
+        raise BadInput(f"the scripted annotator cannot judge pair {pair.pair} of '{pair.prompt}'; give it one that can")
+    return ["left" if value > 0.5 else "right" if value < 0.5 else "tie" for value in preferred.tolist()]
 
 
 def _card(folder: Path, annotator: str, noise: float, seed: int, voted: bool) -> Path:

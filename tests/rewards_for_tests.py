@@ -5,10 +5,17 @@ import signal
 
 import torch
 
+from rlhf_images.reward import Capabilities, Reward, Scores
+
 
 def brightness(images, prompts):
     """A gold reward with no model in it."""
     return images.mean((1, 2, 3))
+
+
+def constant(images, prompts):
+    """Nothing to say."""
+    return torch.ones(len(images))
 
 
 def broken(images, prompts):
@@ -27,3 +34,13 @@ def terminated_in_third_call(images, prompts):
 
 
 terminated_in_third_call.calls = 0
+
+
+class Light(Reward):
+    """Brightness with its gradient."""
+
+    can = Capabilities(differentiable=True)
+
+    def score(self, *, images, prompts):
+        """Return the mean of all pixels."""
+        return Scores.of(images.flatten(1).mean(1))

@@ -2,22 +2,24 @@
 
 import dataclasses
 import functools
+import itertools
 
 import pytest
 import torch
 from families import PROMPTS, family
 
 from rlhf_images.algorithms import ALGORITHMS, Scored
+from rlhf_images.algorithms.direct import DirectBackpropagation
 from rlhf_images.algorithms.policy_gradient import PolicyGradient
 from rlhf_images.errors import NonFinite
 from rlhf_images.generators import Generator
 from rlhf_images.generators.lora import LoraConfig, make_trainable
 from rlhf_images.math.objectives import squared_error
-from rlhf_images.math.path import Prediction
+from rlhf_images.math.path import Prediction, over
 from rlhf_images.policy import OptimizerConfig, Policy
 from rlhf_images.processes import Processes
 from rlhf_images.randomness import Randomness
-from rlhf_images.reward import FunctionReward
+from rlhf_images.reward import Capabilities, FunctionReward, Reward, Scores
 
 GROUP = 4
 
@@ -87,8 +89,20 @@ def gather(values, rows, total):
 NO_REWARD = FunctionReward(lambda images, prompts: 1 / 0)  # nobody may ask it
 
 
+class Brightness(Reward):
+    can = Capabilities(differentiable=True)
+
+    def score(self, *, images, prompts):
+        return Scores.of(images.flatten(1).mean(1))
+
+
+def reward_for(algorithm):
+    """Only those that say so may look at the reward."""
+    return Brightness() if algorithm.differentiates_reward else NO_REWARD
+
+
 def losses_of(policy, algorithm, examples):
-    return algorithm.loss(policy.generator, policy.snapshots, NO_REWARD, examples)
+    return algorithm.loss(policy.generator, policy.snapshots, reward_for(algorithm), examples)
 
 
 def tensors(batch):
@@ -188,22 +202,23 @@ def test_a_non_finite_example_refuses_the_update_and_leaves_the_weights(kind, po
     poisoned[2].fill_(torch.nan)
     before = {name: value.detach().clone() for name, value in policy.parameters.items()}
     with pytest.raises(NonFinite):
-        policy.update(algorithm, NO_REWARD, examples, len(examples), 3, {})
+        policy.update(algorithm, reward_for(algorithm), examples, len(examples), 3, {})
     assert all(torch.equal(before[name], value) for name, value in policy.parameters.items())
     assert not policy.optimizer.state
 
 
 def test_thirty_steps_raise_an_exact_reward(kind, path):
-    """The mean of the final latents, from a base that was fitted to standard normal ones.
+    """The mean of the final latents (of the pictures, for its gradient), from a base fitted to standard normal ones.
 
     A random network will not do: forward-process objectives assume that the base denoises its own samples.
     """
     generator = fitted(path)
     algorithm = kind(**RAISING.get(kind.name, {}))
-    policy = start(generator, algorithm, lr=2e-3 if isinstance(algorithm, PolicyGradient) else 1e-3)
+    rates = {PolicyGradient: 2e-3, DirectBackpropagation: 3e-3}
+    policy = start(generator, algorithm, next((lr for base, lr in rates.items() if isinstance(algorithm, base)), 1e-3))
 
     def level(rollout):
-        levels = rollout.x0.flatten(1).mean(1)
+        levels = (rollout.images if algorithm.differentiates_reward else rollout.x0).flatten(1).mean(1)
         seen.append(float(levels.mean()))
         grouped = levels.view(2, GROUP)
         return ((grouped - grouped.mean(1, keepdim=True)) / grouped.std()).flatten()
@@ -211,10 +226,10 @@ def test_thirty_steps_raise_an_exact_reward(kind, path):
     seen = []
     for step in range(30):
         examples = examples_of(policy, algorithm, level, step)
-        policy.update(algorithm, NO_REWARD, examples, len(examples), len(examples), {})
+        policy.update(algorithm, reward_for(algorithm), examples, len(examples), len(examples), {})
         algorithm.after_step(policy.snapshots, step)
     first, last = (torch.tensor(part) for part in (seen[:5], seen[-5:]))
-    assert last.mean() > first.mean() + 0.1, (float(first.mean()), float(last.mean()))
+    assert last.mean() > first.mean() + (0.003 if algorithm.differentiates_reward else 0.1), seen
 
 
 @functools.cache
@@ -246,3 +261,41 @@ def fit_to_a_normal(generator):
         optimizer.zero_grad()
         squared_error(velocity, truth).mean().backward()
         optimizer.step()
+
+
+def test_only_differentiable_rewards_are_learnt_through(kind):
+    assert kind().differentiates_reward != kind().compares
+
+
+def test_draft_through_every_step_is_the_gradient_of_the_whole_chain(path):
+    """Against autograd through plain sampling, written out."""
+    pipe, config = family(path)
+    generator = Generator(pipe, config)
+    make_trainable(generator, LoraConfig(rank=4, alpha=8), seed=0)
+    algorithm = ALGORITHMS["draft"](last_steps=config.steps)
+    policy = start(generator, algorithm)
+    stir(policy)
+    examples = examples_of(policy, algorithm, ADVANTAGES)
+    found = gradient(policy, algorithm, examples)
+    x, times = examples.x, examples.times[0]
+    for t, t_next in itertools.pairwise(times):
+        prediction = generator.predict(examples.prompts, x, t.expand(8))
+        alpha, sigma = over(generator.path.alpha(t_next), x), over(generator.path.sigma(t_next), x)
+        x = alpha * prediction.x0 + sigma * prediction.eps
+    policy.optimizer.zero_grad()
+    (-generator.decode(examples.prompts, x).flatten(1).mean(1)).mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_direct_align_knows_its_noise(path):
+    """From x and the known noise alone the sampled picture comes back."""
+    algorithm, randomness = ALGORITHMS["direct_align"](times_per_image=3), Randomness(7)
+    policy = start(fitted(path), algorithm)
+    rollout = algorithm.rollout(policy.generator, policy.snapshots, PROMPTS[:1] * 8, list(range(8)), randomness, 8)
+    examples = algorithm.examples(rollout, scored(ADVANTAGES, range(8)), policy.generator, randomness)
+    noise_path = policy.generator.path
+    alpha, sigma = (over(share(examples.t), examples.x) for share in (noise_path.alpha, noise_path.sigma))
+    recovered = (examples.x - sigma * examples.eps) / alpha
+    torch.testing.assert_close(recovered, rollout.x0.repeat_interleave(3, 0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(examples.t - examples.t_next, torch.full((24,), 0.1))

@@ -1,5 +1,6 @@
 """The loop's invariants, on the tiny SD3 and through the real command line where processes and signals matter."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from reward_models import load as load_reward
-from rlhf_images.algorithms import NFT
+from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
@@ -79,7 +81,7 @@ def assert_same(first, second, tolerance):
         torch.testing.assert_close(second[0][name], value, rtol=0, atol=tolerance)
     assert len(first[1]) == len(second[1])
     for a, b in zip(first[1], second[1], strict=True):
-        assert a == pytest.approx(b, abs=max(10 * tolerance, 1e-12))
+        assert a == pytest.approx(b, rel=tolerance, abs=max(10 * tolerance, 1e-12))
 
 
 @pytest.fixture
@@ -135,25 +137,180 @@ def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, unin
     assert_same(uninterrupted, run(config), 0)
 
 
+RUNS = {
+    **{name: {} for name in ALGORITHMS},
+    "awm": {"lag_rate": 0.2},
+    "grpo": {"window": {"size": 1, "placed": "sliding", "every": 2}},
+    "grpo_guard": {"kernel": "cps", "window": {"size": 1, "placed": "random"}},
+    "dppo": {"kernel": "dance_sde"},
+    "draft": {"last_steps": 2},
+    "nft": {"times_per_image": 2, "kl_weight": 0.01, "decay_rate": 0.2},
+}
+"""Every algorithm, with settings that would tell if a step, a snapshot or a rank were forgotten."""
+
+
+def of(config, name, tmp_path, purpose):
+    differentiable = {"reward": "rewards_for_tests:Light"} if ALGORITHMS[name].differentiates_reward else {}
+    algorithm = {"name": name, **RUNS[name]}
+    return {**config, **differentiable, "algorithm": algorithm, "out": str(tmp_path / purpose / name)}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_continues_as_if_never_stopped(config, tmp_path, name):
+    """Its last checkpoint is lost, and its log is ahead of the one before."""
+    values = of(config, name, tmp_path, "run")
+    whole = run(values)
+    assert any(value.abs().max() > 0 for part, value in whole[0].items() if "lora_B" in part)
+    out = Path(values["out"])
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "finished": False}))
+    (out / "checkpoints" / "step_00000004" / "manifest.json").unlink()
+    (out / "pytorch_lora_weights.safetensors").unlink()
+    assert_same(whole, run(values), 0)
+
+
+MIXTURE = {"rewards_for_tests:brightness": 1.0, "diversity": 0.5}
+
+
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_change_nothing(config, uninterrupted, tmp_path, count):
-    """Through `accelerate launch`; three processes share groups of four, so groups straddle processes."""
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(config))
-    environment = {**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+def test_processes_change_nothing(config, tmp_path, count):
+    """Every algorithm through `accelerate launch`; three processes share groups of four, so groups straddle them, and a
+    reward that compares the pictures of a group has to see them all the same."""
+    launched = [of(config, name, tmp_path, "launched") for name in ALGORITHMS]
+    launched[0]["reward"] = MIXTURE
+    file = tmp_path / "configs.json"
+    file.write_text(json.dumps(launched))
     root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
-        [*launch, "scripts/finetune.py", str(file)],
+        [*launch, "tests/finetune_each.py", str(file)],
         cwd=root,
         env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for values in launched:
+        alone = {**values, "out": values["out"].replace("launched", "alone")}
+        assert_same(run(alone), result(values["out"]), 1e-4)
+
+
+def test_the_script_is_launched_as_the_readme_says(config, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "scripts/finetune.py", str(file), "steps=1"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root}:tests"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same(uninterrupted, result(config["out"]), 1e-4)
+    assert len(result(config["out"])[1]) == 1
+
+
+def test_one_picture_a_prompt_is_compared_with_its_prompt_s_past(config):
+    """DDPO's way: groups of one, with the statistics in the checkpoint."""
+    changes = {"group_size": 1, "advantage": "per_prompt", "algorithm": {"name": "ddpo"}, "updates_per_step": 3}
+    _, rows = run(config, **changes, prompt_statistics={"buffer": 4, "min_count": 2})
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["grad_norm"] > 0
+    state = json.loads((Path(config["out"]) / "checkpoints" / "step_00000004" / "state.json").read_text())
+    assert {prompt: len(scores) for prompt, scores in state["prompt_statistics"].items()} == dict.fromkeys(PROMPTS, 4)
+
+
+def test_groups_that_say_nothing_are_left_out_and_counted(config):
+    _, rows = run(config, reward="rewards_for_tests:constant", steps=1)
+    assert rows[0]["frac_reward_zero_std"] == 1
+    assert "loss" not in rows[0]
+    assert not any(value.abs().max() > 0 for part, value in result(config["out"])[0].items() if "lora_B" in part)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
+        ({"group_size": 1, "updates_per_step": 1}, "nothing to compare"),
+        ({"algorithm": {"name": "grpo", "window": {"size": 3}}}, "a window of 3 does not fit"),
+        ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
+        ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_any_weight_is_loaded(config, changes, words):
+    missing = {"generator": {**config["generator"], "path": "no/such/folder"}}
+    with pytest.raises(BadInput, match=words):
+        run(config, **missing, **changes)
+    assert not Path(config["out"]).exists()
+
+
+def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(config, tmp_path):
+    """0 ± 1 of each part on the base's pictures; the same reference after a resume and in the evaluation."""
+    config |= {"reward": MIXTURE, "steps": 2, "checkpoint_every": 1}
+    whole = run(config, out=str(tmp_path / "whole"))
+    kept = json.loads((tmp_path / "whole" / "references.json").read_text())
+    assert kept.keys() == MIXTURE.keys()
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["scored_by"].startswith("weighted-")
+    assert len(kept["diversity"]) == len(PROMPTS) * 2
+    base = json.loads((tmp_path / "whole" / "evaluations.jsonl").read_text().splitlines()[0])
+    assert base["reward"] == pytest.approx(0, abs=1e-4)
+    brightness, diverse = (torch.tensor(kept[name]) for name in MIXTURE)
+    parts = [whole[1][0][f"reward/{name}"] for name in MIXTURE]
+    expected = (parts[0] - brightness.mean()) / brightness.std() + 0.5 * (parts[1] - diverse.mean()) / diverse.std()
+    assert whole[1][0]["reward"] == pytest.approx(float(expected), abs=1e-3)
+
+    run(config)
+    record = json.loads((Path(config["out"]) / "run.json").read_text())
+    (Path(config["out"]) / "run.json").write_text(json.dumps(record | {"finished": False}))
+    (Path(config["out"]) / "checkpoints" / "step_00000002" / "manifest.json").unlink()
+    assert_same(whole, run(config), 0)
+    evaluate(config["out"], load_reward)
+    summary = json.loads((Path(config["out"]) / "summary.json").read_text())
+    assert summary["reward_base"] != summary["reward_tuned"]
+    (Path(config["out"]) / "references.json").unlink()
+    with pytest.raises(BadInput, match="this run never measured it"):
+        evaluate(config["out"], load_reward)
+
+
+def test_a_run_does_not_continue_under_another_reward(config, tmp_path, monkeypatch):
+    """The name in the config is the same; what it stands for is not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    config |= {"reward": "a_reward_that_changes:mine", "steps": 2, "checkpoint_every": 1}
+    out = Path(config["out"])
+    for body, says in (
+        ("images.mean((1, 2, 3))", None),
+        ("images.amax((1, 2, 3))", "first 1 steps were scored by mine-"),
+    ):
+        (tmp_path / "a_reward_that_changes.py").write_text(f"def mine(images, prompts):\n    return {body}\n")
+        sys.modules.pop("a_reward_that_changes", None)
+        importlib.invalidate_caches()
+        if not again:
+            run(config)
+            record = json.loads((out / "run.json").read_text())
+            (out / "run.json").write_text(json.dumps(record | {"finished": False}))
+            (out / "checkpoints" / "step_00000002" / "manifest.json").unlink()
+            before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        else:
+            with pytest.raises(BadInput, match=says):
+                run(config)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_part_that_says_nothing_cannot_be_normalised(config):
+    with pytest.raises(BadInput, match=r"'rewards_for_tests:constant': gives .* 6 pictures 1 different scores"):
+        run(config, reward={"rewards_for_tests:constant": 1.0, "brightness": 1.0})
+    assert not Path(config["out"]).exists()  # nothing was written: a corrected config starts there
+
+
+def test_an_ensemble_is_a_reward(config):
+    row = run(config, reward=["rewards_for_tests:brightness", "brightness"], steps=1)[1][0]
+    members = [row[f"reward/member {i}"] for i in range(2)]
+    assert row["reward"] == pytest.approx(sum(members) / 2, abs=1e-6)
 
 
 def test_a_failed_reward_stops_with_its_own_code_and_evidence(config):

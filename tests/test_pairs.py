@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import reward_models
 from rlhf_images.data import DIGIT_CAPTIONS, encode
 from rlhf_images.errors import BadInput
 from rlhf_images.label import label_by_hand, label_scripted, next_command, read_gold, tell
@@ -16,7 +17,7 @@ from rlhf_images.preferences import Event, LabelledPair, Pairs, Picture, Prefere
 from rlhf_images.preferences.events import CHOICES
 from rlhf_images.preferences.pairs import picture_id
 from rlhf_images.preferences.summary import summarise
-from rlhf_images.reward import FunctionReward
+from rlhf_images.reward import Capabilities, FunctionReward, Reward, Scores
 
 BRIGHT = FunctionReward(lambda images, prompts: images.mean((1, 2, 3)))
 
@@ -132,6 +133,32 @@ def test_a_corrupt_picture_is_named(pairs, damage):
     assert list(pairs.unreadable(pairs.pairs)) == [pairs.pairs[0].pair]
     label_scripted(pairs, "bright", BRIGHT, 0.0)
     assert len(pairs.labelled()) == len(pairs.pairs) - 1
+
+
+class Contrary(Reward):
+    """Scores brightness, and when asked to compare prefers the darker one."""
+
+    can = Capabilities(pairwise=True)
+
+    def score(self, *, images, prompts):
+        return Scores.of(images.mean((1, 2, 3)))
+
+    def prefer(self, *, left, right, prompts):
+        return Scores.of(torch.sigmoid(100 * (right - left).mean((1, 2, 3))))
+
+
+def test_a_pairwise_annotator_votes_as_it_prefers(pairs, tmp_path):
+    same = made(tmp_path / "same", 6)
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
+    label_scripted(same, "contrary", Contrary(), 0.0)
+    said = [[vote.preference for vote in labelled.labelled()] for labelled in (pairs, same)]
+    assert set(said[0]) == {0, 1}
+    assert said[0] == [1 - preference for preference in said[1]]
+
+
+def test_an_annotator_of_groups_is_refused(pairs):
+    with pytest.raises(BadInput, match="scores groups of pictures"):
+        label_scripted(pairs, "diversity", reward_models.load("diversity"), 0.0)
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pictures.jsonl"])

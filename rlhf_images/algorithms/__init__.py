@@ -6,15 +6,22 @@ from .awm import AWM
 from .base import Algorithm, Examples, Scored
 from .best_of_group import BestOfGroup
 from .ddpo import DDPO
+from .direct_align import DirectAlign
 from .dppo import DPPO
+from .draft import DRaFT
+from .draft_lv import DRaFTLV
 from .grpo import GRPO
 from .grpo_guard import GRPOGuard
 from .nft import NFT
 from .online_dpo import OnlineDPO
 from .ram import RAM
+from .refl import ReFL
 from .rwr import RWR
 
-AnyAlgorithm: TypeAlias = NFT | AWM | RAM | GRPO | GRPOGuard | DPPO | DDPO | OnlineDPO | RWR | BestOfGroup
+Forward: TypeAlias = NFT | AWM | RAM | RWR | BestOfGroup
+Gradient: TypeAlias = GRPO | GRPOGuard | DPPO | DDPO
+Direct: TypeAlias = DRaFT | DRaFTLV | ReFL | DirectAlign
+AnyAlgorithm: TypeAlias = Forward | Gradient | Direct | OnlineDPO
 """The config's ``algorithm`` section: one of these, told apart by ``name``."""
 
 ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in get_args(AnyAlgorithm)}

@@ -1,16 +1,17 @@
 """A folder of pairs: pictures by content hash and the pairs, in files a person can read, and the store of the votes.
 
 pairs/
-  images/<id>.png     one picture; its id is the SHA-256 of its bytes
+  images/<id>.png     one picture; its id is the SHA-256 of its bytes, which may be a JPEG's: nobody reads the ending
   pictures.jsonl      id, prompt, seed, index and sampling settings of each
-  pairs.jsonl         pair id, prompt, left and right picture id
+  pairs.jsonl         pair id, prompt, left and right picture id; where it was imported, weight, criterion and counts
   votes.db            what people did, unless the store is elsewhere (see `store`)
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -20,7 +21,6 @@ from torch import Tensor
 from ..data import decode
 from ..errors import BadInput
 from ..files import write_atomically
-from .events import CHOICES
 from .store import Store, sqlite_url
 
 Row = TypeVar("Row", "Picture", "PreferencePair")
@@ -29,7 +29,7 @@ Row = TypeVar("Row", "Picture", "PreferencePair")
 @final
 @dataclass(frozen=True)
 class Picture:
-    """A generated picture: ``id`` is the SHA-256 of its PNG; ``settings`` say how to draw it again."""
+    """A picture: ``id`` is the SHA-256 of its bytes; ``settings`` say how to draw it again, or where it came from."""
 
     id: str
     prompt: str
@@ -46,6 +46,39 @@ class Picture:
 
 @final
 @dataclass(frozen=True)
+class Counts:
+    """How often each choice was made, by voters who are not told. They may be shares of a vote, as in 0.7 to 0.3."""
+
+    left: float = 0.0
+    right: float = 0.0
+    tie: float = 0.0
+    both_bad: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no votes can add up to."""
+        if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in asdict(self).values()):
+            raise ValueError(f"counts are 0 or more, and finite: {self}")
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.left + other.left, self.right + other.right, self.tie + other.tie, self.both_bad + other.both_bad
+        )
+
+    @property
+    def total(self) -> float:
+        """Return the number of votes."""
+        return self.left + self.right + self.tie + self.both_bad
+
+    def turned(self) -> "Counts":
+        """Return the counts of the same votes with the sides exchanged."""
+        return replace(self, left=self.right, right=self.left)
+
+
+NO_VOTES = Counts()
+
+
+@final
+@dataclass(frozen=True)
 class PreferencePair:
     """Two pictures of one prompt, by picture id."""
 
@@ -53,6 +86,19 @@ class PreferencePair:
     prompt: str
     left: str
     right: str
+    weight: float = 1.0
+    """How much the pair counts in training: 1 / C(k, 2) where a ranking of k pictures made it."""
+    criterion: str = ""
+    """What those who voted were asked, where that was more particular than which is better."""
+    counts: Counts = NO_VOTES
+    """Votes that came with the pair and name no voter. Those of named annotators are in the store."""
+
+    def __post_init__(self) -> None:
+        """Read the counts of a line of pairs.jsonl, and refuse a weight that is none."""
+        if isinstance(self.counts, dict):
+            object.__setattr__(self, "counts", Counts(**self.counts))
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"pair {self.pair}: its weight is {self.weight}; it must be more than 0, and finite")
 
 
 @final
@@ -61,10 +107,10 @@ class LabelledPair:
     """A pair with its votes counted. ``preference`` in [0, 1] is the soft target P(left is better)."""
 
     pair: PreferencePair
-    left: int
-    right: int
-    tie: int
-    both_bad: int
+    left: float
+    right: float
+    tie: float
+    both_bad: float
 
     @property
     def preference(self) -> float:
@@ -86,8 +132,7 @@ class Pairs:
         self.pictures = {picture.id: picture for picture in _read(self.folder / "pictures.jsonl", Picture)}
         if not self.pairs:
             raise BadInput(f"{folder}: its pairs.jsonl is empty; make some pairs with 'rlhf-images generate'")
-        round = hashlib.sha256((self.folder / "pairs.jsonl").read_bytes()).hexdigest()[:16]
-        self.store = Store(store_url or sqlite_url(self.folder / "votes.db"), round)
+        self.store = store_of(self.folder, (self.folder / "pairs.jsonl").read_bytes(), store_url)
 
     @classmethod
     def create(
@@ -100,8 +145,8 @@ class Pairs:
         for data, picture in images:
             write_atomically(folder / "images" / f"{picture.id}.png", data)
             rows.append(asdict(picture))
-        write_atomically(folder / "pictures.jsonl", _jsonl(rows))
-        write_atomically(folder / "pairs.jsonl", _jsonl([asdict(pair) for pair in pairs]))
+        write_atomically(folder / "pictures.jsonl", jsonl(rows))
+        write_atomically(folder / "pairs.jsonl", lines(pairs))
         return cls(folder)
 
     def image(self, picture_id: str) -> Tensor:
@@ -117,10 +162,11 @@ class Pairs:
 
     def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
         """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
-        counts: dict[str, dict[str, int]] = {}
+        counts = {pair.pair: pair.counts if annotator is None else NO_VOTES for pair in self.pairs}
         for vote in self.store.votes(annotator):
-            counts.setdefault(vote.pair, dict.fromkeys(CHOICES, 0))[str(vote.choice)] += 1
-        return [LabelledPair(pair, **counts[pair.pair]) for pair in self.pairs if pair.pair in counts]
+            if vote.pair in counts:
+                counts[vote.pair] += Counts(**{str(vote.choice): 1})
+        return [LabelledPair(pair, **asdict(counts[pair.pair])) for pair in self.pairs if counts[pair.pair].total]
 
     def unreadable(self, pairs: Iterable[PreferencePair]) -> dict[str, str]:
         """Return the ids of the ``pairs`` with a missing or corrupt picture, each with the reason."""
@@ -155,5 +201,21 @@ def _read(path: Path, kind: type[Row]) -> list[Row]:
         raise BadInput(f"{path}: cannot be read ({error})") from None
 
 
-def _jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
+def store_of(folder: Path, pairs: bytes, store_url: str | None = None) -> Store:
+    """Return the store of the votes on a folder whose pairs.jsonl is ``pairs``: another list, another round."""
+    return Store(store_url or sqlite_url(folder / "votes.db"), hashlib.sha256(pairs).hexdigest()[:16])
+
+
+def lines(pairs: Iterable[PreferencePair]) -> bytes:
+    """Return the pairs.jsonl of ``pairs``; the three optional columns only where they are not as usual."""
+    usual = asdict(PreferencePair("", "", "", ""))
+    optional = ("weight", "criterion", "counts")
+    return jsonl(
+        {name: value for name, value in asdict(pair).items() if name not in optional or value != usual[name]}
+        for pair in pairs
+    )
+
+
+def jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return ``rows`` as lines of JSON."""
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

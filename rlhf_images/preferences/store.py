@@ -221,8 +221,8 @@ class Writing:
     def __init__(self, connection: Connection, round: str, now: float) -> None:
         self._connection, self._round, self.now = connection, round, now
 
-    def add(self, events: Sequence[Event]) -> None:
-        """Store those of ``events`` that are not there yet; see `Store.add`."""
+    def add(self, events: Sequence[Event], dated: bool = False) -> None:
+        """Store those of ``events`` that are not there yet; see `Store.add`. ``dated`` ones keep their time."""
         stored = self._stored(events)
         refused: dict[str, str] = {}
         fresh: list[Event] = []
@@ -230,7 +230,8 @@ class Writing:
             before = stored.get(event.id)
             try:
                 if before is None:
-                    event = replace(event if event.type != "undo" else self._resolved(event, stored), at=self.now)
+                    event = event if event.type != "undo" else self._resolved(event, stored)
+                    event = replace(event, at=event.at if dated and event.at else self.now)
                     fresh.append(event)
                     stored[event.id] = event
                 elif not event.same(before):

@@ -1,11 +1,17 @@
-"""The split: what teaches never tests."""
+"""The split: what teaches never tests; and how much a pair counts."""
 
+import math
 import random
 
 import pytest
+import torch
+from pairs_for_tests import made
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from reward_models.comparisons import split
-from rlhf_images.preferences.pairs import LabelledPair, PreferencePair
+from reward_models.comparisons import compared, split
+from reward_models.preprocess import Preprocessing
+from reward_models.trl_trainer import Collator
+from rlhf_images.preferences.pairs import Counts, LabelledPair, PreferencePair
 
 
 def labelled(count: int, prompts: int, pictures: int, seed: int) -> list[LabelledPair]:
@@ -66,3 +72,18 @@ def test_pairs_that_all_hang_together_teach():
     assert division.held_out == []
     assert len(division.train) == 9
     assert split(rows[:1], 0.9, 0).train == [0]
+
+
+def test_pairs_count_as_much_as_they_weigh(tmp_path):
+    """The loss is the weighted mean: pairs of one ranking of many pictures share one voice."""
+    told = [("000000", "2", 1.0), ("000001", "1", 0.25)]
+    rows = [PreferencePair(name, "a", "0", right, weight, "", Counts(left=1.0)) for name, right, weight in told]
+    pairs = made(tmp_path / "pairs", rows)
+    data = compared(pairs, pairs.labelled(), Preprocessing(4))
+    assert data.weight.tolist() == [1.0, 0.25]
+    batch = Collator(data, {}, [0, 1])([{"pair": 0}, {"pair": 1}])
+    assert batch["weight"].tolist() == pytest.approx([1.6, 0.4])
+    margin = torch.tensor([0.7, -0.2])
+    loss = binary_cross_entropy_with_logits(margin, batch["target"], batch["weight"]).item()
+    single = [math.log1p(math.exp(-0.7)), math.log1p(math.exp(0.2))]
+    assert loss == pytest.approx((single[0] + 0.25 * single[1]) / 1.25, abs=1e-6)

@@ -1,15 +1,20 @@
-"""What every reward promises, over the table, a trained model and a user's own function."""
+"""What every reward promises: over the whole table, a trained model, mixtures, and a user's own function."""
 
+import io
 import sys
 
+import numpy as np
 import pytest
+import tiny_scorers as tiny
 import torch
+from PIL import Image
 
 import reward_models
 from reward_models import REWARDS
-from rlhf_images.data import DIGIT_CAPTIONS, digits
+from rlhf_images.data import DIGIT_CAPTIONS, digits, tensor
 from rlhf_images.errors import BadInput, RewardFailed
-from rlhf_images.reward import FunctionReward, Reward
+from rlhf_images.pictures import score_pictures
+from rlhf_images.reward import FunctionReward, Reward, scores_of
 
 OWN = """
 import torch
@@ -53,20 +58,37 @@ def own_file(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.fixture(params=[*REWARDS, "trained", "function"])
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> dict[str, str]:
+    return tiny.published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(params=[*REWARDS, "trained", "function", "weighted", "weighted in groups", "ensemble"])
 def reward(request) -> Reward:
+    """Each entry of the table from the specification that a user would write, and what is made of several."""
+    specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")
-    return reward_models.load(request.param)
+    if request.param.startswith("weighted"):
+        third = "diversity" if "groups" in request.param else "symmetry"
+        mixture = reward_models.load({specs["pickscore"]: 1.0, "sharpness": -0.5, third: 2.0})
+        for i, part in enumerate(mixture.unmeasured().values()):
+            part.reference = torch.linspace(i, i + 1.5, 7)
+        return mixture
+    if request.param == "ensemble":
+        return reward_models.load([str(request.getfixturevalue("trained")), "brightness", "contrast"])
+    return reward_models.load(specs.get(request.param, request.param))
 
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, list[str]]:
+    """Eight digits in colours of their own: a grey picture has no saturation to have a slope."""
     images, labels = digits(16)
-    return images[100:108].clone(), [DIGIT_CAPTIONS[i] for i in labels[100:108]]
+    tint = 0.4 + 0.6 * torch.rand(8, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    return 0.02 + 0.96 * images[100:108] * tint, [DIGIT_CAPTIONS[i] for i in labels[100:108]]
 
 
 def test_one_float_a_picture(reward, batch):
@@ -76,6 +98,17 @@ def test_one_float_a_picture(reward, batch):
     assert scores.mean.dtype == torch.float32
     assert scores.valid.dtype == torch.bool
     assert scores.valid.all()
+    assert scores.mean.unique().numel() > 1 or isinstance(reward, reward_models.legibility.Legibility)
+    assert (scores.std is not None) == reward.can.uncertainty
+    assert scores.std is None or (scores.std.shape == (8,) and (scores.std >= 0).all())
+    assert all(part.shape == (8,) for part in scores.components.values())
+
+
+def test_says_who_it_is(reward):
+    name, _, version = reward.id.rpartition("-")
+    assert name
+    assert len(version) == 12
+    assert reward.id == reward.id
 
 
 def test_order_does_not_matter(reward, batch):
@@ -89,8 +122,16 @@ def test_order_does_not_matter(reward, batch):
 def test_company_does_not_matter(reward, batch):
     images, prompts = batch
     together = reward.score(images=images, prompts=prompts).mean
+    if reward.can.groupwise:
+        two = scores_of(reward, torch.cat([images, images.flip(3)]), 2 * prompts, 3, [*range(2)] * 8)
+        groups = [torch.cat([images, images.flip(3)])[i::2] for i in range(2)]
+        alone = [reward.score(images=group, prompts=(2 * prompts)[i::2]).mean for i, group in enumerate(groups)]
+        torch.testing.assert_close(two.mean, torch.stack(alone, 1).flatten(), rtol=1e-5, atol=1e-5)
+        return
     alone = [reward.score(images=images[i : i + 1], prompts=prompts[i : i + 1]).mean[0] for i in range(8)]
     torch.testing.assert_close(torch.stack(alone), together, rtol=1e-5, atol=1e-5)
+    for size in (1, 3, 8):
+        torch.testing.assert_close(scores_of(reward, images, prompts, size).mean, together, rtol=1e-5, atol=1e-5)
 
 
 def test_repeats_itself_and_touches_no_generator(reward, batch):
@@ -105,21 +146,100 @@ def test_gradient_only_where_promised(reward, batch):
     images, prompts = batch
     images.requires_grad_(True)
     scores = reward.score(images=images, prompts=prompts)
-    if reward.differentiable:
-        (gradient,) = torch.autograd.grad(scores.mean.sum(), images)
+    if reward.can.differentiable:
+        (gradient,) = torch.autograd.grad((scores.mean * torch.arange(1.0, 9)).sum(), images)
         assert torch.isfinite(gradient).all()
         assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+        assert_slope(reward, images.detach(), prompts, gradient)
     elif not isinstance(reward, FunctionReward):  # a user's function may have a gradient without promising one
         assert not scores.mean.requires_grad
 
 
-def test_failure_is_reported_and_stays_alone(reward, batch):
+def assert_slope(reward: Reward, images: torch.Tensor, prompts: list[str], gradient: torch.Tensor) -> None:
+    """The gradient says what happens when the pictures follow it a little way: not only that there is one."""
+    step = 1e-3 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+    weights = torch.arange(1.0, 9)
+    ends = [(reward.score(images=images + sign * step, prompts=prompts).mean * weights).sum() for sign in (1, -1)]
+    rise = float(ends[0] - ends[1])
+    assert rise == pytest.approx(float((2 * step * gradient).sum()), rel=0.2, abs=2e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_failure_is_reported_and_stays_alone(reward, batch, value):
     images, prompts = batch
-    whole = reward.score(images=images, prompts=prompts)
-    images[3] = torch.nan
-    scores = reward.score(images=images, prompts=prompts)
+    others = [i for i in range(8) if i != 3]
+    known = others if reward.can.groupwise else list(range(8))
+    whole = scores_of(reward, images[known], [prompts[i] for i in known], 8, [0] * len(known)).mean
+    images[3, 1, 5, 7] = value
+    scores = scores_of(reward, images, prompts, 8, [0] * 8)
     assert scores.valid.tolist() == [i != 3 for i in range(8)]
-    torch.testing.assert_close(scores.mean[scores.valid], whole.mean[scores.valid], rtol=1e-5, atol=1e-5)
+    expected = whole if reward.can.groupwise else whole[others]
+    torch.testing.assert_close(scores.mean[others], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pictures_are_scored_in_full_precision(reward, batch, dtype):
+    images, prompts = batch
+    if isinstance(reward, FunctionReward):
+        pytest.skip("a user's function computes in the precision that it likes")
+    halved = images.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = reward.score(images=halved, prompts=prompts)
+    assert scores.mean.dtype == torch.float32
+    full = reward.score(images=halved.float(), prompts=prompts).mean
+    torch.testing.assert_close(scores.mean, full, rtol=1e-5, atol=1e-5)
+
+
+def saved(picture: Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def horrors() -> dict[str, object]:
+    """What pictures can be like, by name; of those that are right to score, the plain picture that they show."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    plain = Image.fromarray(noise)
+    grey = plain.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    nan = tensor(plain)
+    nan[2, 23, 19] = torch.nan
+    return {
+        "nan pixel": nan,
+        "truncated": saved(plain)[:700],
+        "not a picture": b"<html>",
+        "empty": b"",
+        "no channels": torch.zeros(1, 4, 4),
+        "1x1": saved(plain.crop((0, 0, 1, 1))),
+        "1x4000": saved(plain.resize((4000, 1))),
+        "4000x1": saved(plain.resize((1, 4000))),
+        "cmyk": (saved(plain.convert("CMYK"), "TIFF"), tensor(plain.convert("CMYK"))),
+        "16 bit": (saved(deep), tensor(grey)),
+        "animated": (saved(plain, "GIF", save_all=True, append_images=[grey]), tensor(plain.quantize(256))),
+        "pil": (plain, tensor(plain)),
+    }
+
+
+def test_pictures_of_horror(reward):
+    """A clear failure or a right score; never a crash, a silent number, or a neighbour that is scored otherwise."""
+    if reward.can.groupwise:
+        pytest.skip("the pictures of a group have one size: see tests/test_pictures.py")
+    prompt = DIGIT_CAPTIONS[0]
+    found = horrors()
+    shown = {name: one[0] if isinstance(one, tuple) else one for name, one in found.items()}
+    judged = score_pictures(reward, list(shown.values()), [prompt] * len(shown), micro_size=4)
+    for row, name in enumerate(shown):
+        known = bool(judged.scores.valid[row])
+        assert known == bool(torch.isfinite(judged.scores.mean[row]))
+        assert known == (row not in judged.failures), name
+        if isinstance(found[name], tuple):
+            picture = found[name][1][None]
+            right = reward.score(images=picture, prompts=[prompt])
+            assert known == bool(right.valid[0])
+            torch.testing.assert_close(judged.scores.mean[row], right.mean[0], rtol=1e-4, atol=1e-4, equal_nan=True)
+    failed = {name for row, name in enumerate(shown) if row in judged.failures}
+    assert {"nan pixel", "truncated", "not a picture", "empty", "no channels"} <= failed
+    assert failed - {"nan pixel", "truncated", "not a picture", "empty", "no channels", "1x1"} == set()
 
 
 def test_any_size(reward, batch):
@@ -132,7 +252,7 @@ def test_any_size(reward, batch):
     ("attribute", "factor"), [("redness", 1.0), ("Own", 1.0), ("instance", -1.0), ("factory", 2.0)]
 )
 def test_a_users_own_file(own_file, batch, attribute, factor):
-    images, prompts = batch
+    images, prompts = batch[0].mean(1, keepdim=True).expand(-1, 3, -1, -1), batch[1]
     scores = reward_models.load(f"my_own_rewards:{attribute}").score(images=images, prompts=prompts)
     torch.testing.assert_close(scores.mean, factor * images.mean((1, 2, 3)))
 
@@ -147,7 +267,10 @@ def test_a_function_must_give_one_score_a_picture(own_file, batch):
     ("spec", "says"),
     [
         ("blod", "did you mean 'bold'?"),
-        ("qqqq", "known: bold, legibility"),
+        ("qqqq", "known: brightness, contrast"),
+        ("bold@3", "takes nothing behind"),
+        ("palette", "needs an argument"),
+        ("my_own_rewards:instance@3", "takes nothing behind"),
         ("runs/nowhere", "no such name, folder"),
         ("my_own_rewards:rednes", "did you mean 'redness'?"),
         ("my_own_rewards:number", "is a int, neither"),

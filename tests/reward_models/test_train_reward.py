@@ -200,7 +200,9 @@ def test_ceiling_is_weighted_by_votes(tmp_path):
 
 def test_agreement_leaves_ties_out_of_the_accuracy_only():
     left, right = torch.arange(4), torch.arange(4) + 4
-    data = Comparisons(torch.zeros(8, 3, 1, 1), ["a"] * 8, left, right, torch.tensor([1.0, 0.0, 0.5, 0.75]))
+    data = Comparisons(
+        torch.zeros(8, 3, 1, 1), ["a"] * 8, left, right, torch.tensor([1.0, 0.0, 0.5, 0.75]), torch.ones(4)
+    )
     score = torch.tensor([2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     found = agreement(score, data, [0, 1, 2, 3], np.arange(4), 0)
     assert found.decided == 3

@@ -1,0 +1,99 @@
+"""A CLIP as scorers use it: pictures and prompts to normalised embeddings, with gradient to the pixels."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+import open_clip  # type: ignore[import-untyped,unused-ignore]
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rlhf_images.errors import BadInput
+from rlhf_images.reward import identity
+
+from .architecture import Architecture, built, new_towers, tokens
+from .preprocess import Preprocessing
+from .resize import shortest_side
+from .weights import as_open_clip, digest, fill, read_weights
+
+Fit = Callable[[Tensor, int], Tensor]
+"""How pictures ``(B, 3, H, W)`` in [0, 1] come to a square of a size: see `resize`."""
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@final
+class Clip:
+    """Two frozen towers in float32, OpenAI's normalisation, and how pictures are brought to their size."""
+
+    def __init__(self, architecture: Architecture, fit: Fit = shortest_side) -> None:
+        self.architecture, self.fit = architecture, fit
+        self.model = built(architecture).eval().requires_grad_(False)
+        size = int(architecture["vision_cfg"].get("image_size", 224))
+        self.preprocessing = Preprocessing(size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, path: Path, published: str, fit: Fit = shortest_side) -> "Clip":
+        """Return the CLIP of a weights file in open_clip's or Hugging Face's layout.
+
+        Its architecture is open_clip's ``published``, unless an ``open_clip_config.json`` lies beside the file.
+        """
+        state = as_open_clip(read_weights(path))  # first: the real towers take many seconds to build
+        clip = cls(_architecture(path.parent, published), fit)
+        fill(clip.model, state, path)
+        return clip
+
+    @classmethod
+    def of_folder(cls, folder: str, fit: Fit = shortest_side) -> "Clip":
+        """Return the CLIP of a folder in open_clip's ``local-dir`` layout, with its own normalisation."""
+        towers = new_towers(f"local-dir:{folder}")
+        clip = cls(towers.architecture, fit)
+        clip.model, clip.preprocessing = towers.clip.eval().requires_grad_(False), towers.preprocessing
+        return clip
+
+    @cached_property
+    def id(self) -> str:
+        """Return a hash of the weights and of how pictures are prepared."""
+        return identity("clip", digest(self.model), self.fit.__name__, repr(self.preprocessing))
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights to ``device``."""
+        self.model.to(device)
+        self._texts.clear()
+
+    def images(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of ``images (B, 3, H, W)`` in [0, 1], of length 1."""
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            pixels = self.fit(images.to(device), self.preprocessing.size)
+            return normalize(self.model.encode_image(self.preprocessing.normalised(pixels)), dim=-1)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embeddings ``(B, E)`` of ``prompts``, of length 1; each is embedded once, and alone."""
+        device = next(self.model.parameters()).device
+        for prompt in set(prompts) - self._texts.keys():
+            with torch.autocast(device.type, enabled=False):
+                embedded = self.model.encode_text(tokens([prompt], self.architecture).to(device))  # type: ignore[operator]
+            self._texts[prompt] = normalize(embedded, dim=-1)[0]
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def cosine(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return how well pictures fit their prompts ``(B,)``, in [-1, 1]."""
+        return (self.images(images) * self.texts(prompts)).sum(-1)
+
+
+def _architecture(folder: Path, published: str) -> Architecture:
+    path = folder / "open_clip_config.json"
+    if not path.is_file():
+        found: Architecture = open_clip.get_model_config(published)
+        return found
+    try:
+        described: Architecture = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not an open_clip_config.json ({error}); correct it or remove it") from None
+    return described

@@ -1,0 +1,36 @@
+"""Scores of a batch that lies on several processes: each scores its own pictures, and everybody knows all scores."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .processes import Processes
+from .reward import Reward, Scores, scores_of
+
+
+def gathered_scores(
+    reward: Reward,
+    images: Tensor,
+    index: Sequence[int],
+    prompts: Sequence[str],
+    groups: Sequence[int],
+    processes: Processes,
+    micro_size: int,
+) -> Scores:
+    """Return the scores of all N pictures, the same on every process, on the CPU; ``mean`` is NaN where one failed.
+
+    ``images (B, 3, H, W)`` are this process's, ``index`` their numbers among the N ``prompts`` and ``groups``. Groups
+    may straddle processes: a groupwise reward sees the whole of every group that this process has a part of.
+    """
+    total, rows = len(prompts), list(index)
+    if reward.can.groupwise and processes.count > 1:
+        touched = {groups[row] for row in index}
+        rows = [row for row in range(total) if groups[row] in touched]
+        images = processes.shared(images, index, total)[rows].to(images.device)
+    asked = [prompts[row] for row in rows]
+    scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
+    place = {row: i for i, row in enumerate(rows)}
+    own = torch.stack([scores.mean, *scores.components.values()], 1)[[place[row] for row in index]]
+    columns = processes.shared(own, index, total).unbind(1)
+    return Scores.of(columns[0], components=dict(zip(scores.components, columns[1:], strict=True)))
