@@ -121,6 +121,15 @@ def test_two_sources_are_compared_and_ranked(tmp_path):
     assert "'tuned' preferred to 'base' in 75.0% of 40 votes" in told(found)
 
 
+def test_who_still_votes_is_told_nothing_of_whose_pictures_win(tmp_path):
+    pairs = pairs_of(tmp_path / "pairs", 40, ("base", "tuned"))
+    pairs.store.add([event("vote", f"{i:03d}", choice="right") for i in range(20)])
+    said = told(summarise(pairs, {"000": "left"}), blind=True)
+    assert "20 votes" in said
+    assert not any(word in said for word in ("tuned", "base", "Elo", "gold"))
+    assert all(word in told(summarise(pairs, {"000": "left"})) for word in ("tuned", "base", "Elo", "gold"))
+
+
 def test_one_source_is_not_compared_with_itself(tmp_path):
     pairs = pairs_of(tmp_path / "pairs", 10, ("base", "base"))
     pairs.store.add([event("vote", "000", choice="left")])
