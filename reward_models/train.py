@@ -14,6 +14,7 @@ from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
 from rlhf_images.preferences.pairs import LabelledPair, Pairs
+from rlhf_images.preferences.summary import summarise
 from rlhf_images.progress import say
 from rlhf_images.runs import Run
 
@@ -31,6 +32,8 @@ SMALL: dict[str, Any] = {
 """Two towers for pictures of 16×16 pixels, with open_clip's vocabulary."""
 REFERENCE_SIZE = 1000
 """How many quantiles of the training pictures' scores a model keeps at most."""
+ENOUGH_REPEATS = 20
+"""Repeated pairs, decided both times, from which on a person's agreement with themselves says something."""
 SMALL_TOWER = 10_000_000
 """Weights of an image tower below which one thread is best."""
 
@@ -75,7 +78,7 @@ def train_reward(config: TrainRewardConfig) -> None:
     labelled = [vote for vote in labelled if vote.pair.pair not in unread]
     if not labelled:
         raise BadInput(f"{config.pairs}: no labelled pair can be read; every one of {len(unread)} was set aside")
-    ceiling = noise_ceiling(pairs)
+    ceiling = noise_ceiling(pairs, config.annotator)
     with isolated_randomness(config.seed):
         model = PreferenceModel.new(config.architecture)
         if torch.cuda.is_available():
@@ -130,21 +133,33 @@ def _trained(
     )
 
 
-def noise_ceiling(pairs: Pairs) -> float | None:
-    """Return the mean of the annotators' ceilings, each weighted by its votes, or None where no card states one.
+def noise_ceiling(pairs: Pairs, annotator: str | None = None) -> float | None:
+    """Return the mean of the annotators' ceilings, each weighted by its votes, or None where none is known.
 
-    A ceiling is 1 - noise, in the cards ``labels/<annotator>.json`` that ``label`` leaves beside scripted votes.
+    A script's is 1 - noise, in the card ``labels/<annotator>.json`` that ``label`` leaves beside its votes. A person's
+    follows from how often they repeat themselves on pairs that came back, once `ENOUGH_REPEATS` did. With ``annotator``
+    it is that one's alone.
     """
-    weighted, votes = 0.0, 0
+    people = summarise(pairs).annotators
+    ceilings = {
+        person.annotator: person.ceiling[0]
+        for person in people
+        if person.ceiling and person.self_agreement and person.self_agreement.n >= ENOUGH_REPEATS
+    }
     for path in sorted((pairs.folder / "labels").glob("*.json")):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
-            ceiling, count = card.get("ceiling"), len(pairs.store.voted(str(card["annotator"])))
-            if ceiling is not None:
-                weighted, votes = weighted + float(ceiling) * count, votes + count
+            if card.get("ceiling") is not None:
+                ceilings[str(card["annotator"])] = float(card["ceiling"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(f"{path}: not a card of 'rlhf-images label' ({error}); remove it or label again") from None
-    return round(weighted / votes, 6) if votes else None
+    known = [
+        (ceilings[person.annotator], person.votes)
+        for person in people
+        if person.annotator in ceilings and annotator in (None, person.annotator)
+    ]
+    votes = sum(count for _, count in known)
+    return round(sum(ceiling * count for ceiling, count in known) / votes, 6) if votes else None
 
 
 @contextmanager

@@ -135,6 +135,9 @@ def _add_label(label: argparse.ArgumentParser) -> None:
     label.add_argument("--annotator", metavar="NAME", help="who votes; the page asks where several may")
     label.add_argument("--overlap", type=int, default=1, metavar="K", help="people that vote on each pair")
     label.add_argument("--gold", metavar="FILE", help='known answers, one {"pair": …, "choice": …} a line')
+    label.add_argument(
+        "--doubts-of", nargs="+", metavar="REWARD", help="ask first about what divides these reward models"
+    )
     label.add_argument("--store", metavar="URL", help="where the votes are: postgresql://user@host/database for a team")
     label.add_argument("--stats", action="store_true", help="print the round in numbers, and end")
     page = label.add_argument_group("the page")
@@ -157,7 +160,7 @@ def _add_label(label: argparse.ArgumentParser) -> None:
 
 
 def _label(options: argparse.Namespace) -> None:
-    from .label import label_by_hand, label_scripted, read_gold, tell
+    from .label import doubtful_first, label_by_hand, label_scripted, read_gold, tell
     from .preferences.folder import pairs_of
 
     _refuse_idle(options, "compare", ("same_seed", "pairs", "prompts"))
@@ -172,12 +175,18 @@ def _label(options: argparse.Namespace) -> None:
     if options.stats:
         tell(pairs, gold)
         return
+    order = None
+    if options.doubts_of:
+        from reward_models import load
+
+        order = doubtful_first(pairs, {name: load(name) for name in options.doubts_of})
     alone = options.host in ("127.0.0.1", "localhost", "::1")
     label_by_hand(
         pairs,
         annotator=options.annotator or ("me" if alone else None),
         overlap=options.overlap,
         gold=gold,
+        order=order,
         host=options.host,
         port=options.port,
         token=options.token,

@@ -12,7 +12,7 @@ import torch
 import reward_models
 from rlhf_images.data import DIGIT_CAPTIONS, encode
 from rlhf_images.errors import BadInput
-from rlhf_images.label import label_by_hand, label_scripted, next_command, read_gold, tell
+from rlhf_images.label import doubtful_first, label_by_hand, label_scripted, next_command, read_gold, tell
 from rlhf_images.preferences import Event, LabelledPair, Pairs, Picture, PreferencePair
 from rlhf_images.preferences.events import CHOICES
 from rlhf_images.preferences.pairs import picture_id
@@ -321,3 +321,18 @@ def test_nobody_is_asked_when_nothing_is_left(pairs):
     page = dict(gold={}, host="127.0.0.1", port=0, token=None, open_browser=False)
     with pytest.raises(BadInput, match=r"nothing is left for 'bob'.*--overlap 2 asks one more"):
         label_by_hand(pairs, annotator="bob", overlap=1, **page)
+
+
+def test_doubts_come_first(tmp_path):
+    pairs = made(tmp_path / "pairs", 30)
+    other = FunctionReward(lambda images, prompts: images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2)))
+    order = doubtful_first(pairs, {"bright": BRIGHT, "red": other})
+    assert sorted(order) == [pair.pair for pair in pairs.pairs]
+    assert order == doubtful_first(pairs, {"bright": BRIGHT, "red": other})
+    assert order != doubtful_first(pairs, {"bright": BRIGHT})
+    (pairs.folder / "images" / f"{pairs.pairs[3].left}.png").unlink()
+    left = {pair.pair for pair in pairs.pairs if pairs.pairs[3].left not in (pair.left, pair.right)}
+    assert set(doubtful_first(pairs, {"bright": BRIGHT})) == left
+    blind = FunctionReward(lambda images, prompts: torch.full((len(prompts),), torch.nan))
+    with pytest.raises(BadInput, match=r"no pair in .* can be judged"):
+        doubtful_first(pairs, {"blind": blind})

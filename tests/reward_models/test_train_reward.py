@@ -198,6 +198,26 @@ def test_ceiling_is_weighted_by_votes(tmp_path):
     assert noise_ceiling(Pairs(write_pairs(tmp_path / "other", 2, vote=False).folder)) is None
 
 
+def test_a_person_who_repeats_themselves_has_a_ceiling_too(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", 30, vote=False)
+
+    def votes(count: int, again: bool, choice: str) -> None:
+        pairs.store.add(
+            [
+                Event(f"{pair.pair} {again}", "vote", pair.pair, "ann", choice if i % 10 else "left", again=again)
+                for i, pair in enumerate(pairs.pairs[:count])
+            ]
+        )
+
+    votes(30, False, "right")
+    assert noise_ceiling(pairs) is None
+    votes(19, True, "right")
+    assert noise_ceiling(pairs) is None
+    votes(30, True, "right")
+    assert noise_ceiling(pairs) == noise_ceiling(pairs, "ann") == 1
+    assert noise_ceiling(pairs, "bob") is None
+
+
 def test_agreement_leaves_ties_out_of_the_accuracy_only():
     left, right = torch.arange(4), torch.arange(4) + 4
     data = Comparisons(
