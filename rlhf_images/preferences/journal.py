@@ -37,10 +37,10 @@ def written_ahead(file: Path) -> Iterator[None]:
     if not is_local(file.resolve().parent):
         yield
         return
-    with closing(
-        sqlite3.connect(file, timeout=WAIT)
-    ) as held:  # while it is open, the log is not folded in and made anew
-        held.execute("PRAGMA journal_mode = WAL").fetchall()
+    with closing(sqlite3.connect(file, timeout=WAIT)) as held:  # as long as it is open, the log need not be made anew
+        with suppress(sqlite3.OperationalError):  # somebody holds the database: then as before
+            held.execute("PRAGMA journal_mode = WAL").fetchall()
+            held.execute("SELECT count(*) FROM sqlite_master").fetchall()  # only who has read holds the log open
         try:
             yield
         finally:
