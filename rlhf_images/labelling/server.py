@@ -52,7 +52,8 @@ def serve(
         say(f"label at {address}\nCtrl-C ends; every vote is on disk, and the same command continues")
         if open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server.run(sockets=[listening])
+        with assignment.pairs.store.at_work():
+            server.run(sockets=[listening])
     except KeyboardInterrupt:
         say("")
     finally:
