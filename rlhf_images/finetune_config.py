@@ -67,6 +67,8 @@ class FinetuneConfig:
         unit, units = ("group_size", self.group_size) if many else ("prompts_per_step", self.prompts_per_step)
         if units % self.updates_per_step:
             raise ValueError(f"updates_per_step {self.updates_per_step} does not divide {unit} {units}")
+        if self.group_size < 2 and self.algorithm.within_groups:
+            raise ValueError(f"{self.algorithm.name} compares the pictures of a group; use group_size 2 or more")
         if self.group_size < 2 and self.algorithm.compares and self.advantage != "per_prompt":
             raise ValueError(
                 f"group_size 1 leaves nothing to compare a picture with (advantage {self.advantage});"

@@ -40,14 +40,14 @@ def label_by_hand(
 
     ``annotator`` is who votes where the page's address names nobody; None asks. ``gold`` are known answers.
     """
-    from .labelling.server import PORT, serve
-
     assignment = Assignment(pairs, overlap=overlap, gold=gold)
     if annotator is not None and not assignment.progress(annotator)[1]:
         raise BadInput(
             f"{pairs.folder}: nothing is left for '{annotator}', each pair has its {overlap} votes; --overlap"
             f" {overlap + 1} asks one more person"
         )
+    from .labelling.server import PORT, serve
+
     serve(
         assignment,
         annotator=annotator,
@@ -57,15 +57,19 @@ def label_by_hand(
         open_browser=open_browser,
         next_step=lambda summary: next_command(pairs, summary),
     )
-    tell(pairs, gold)
+    done, total = assignment.progress(annotator) if annotator is not None else (0, 1)
+    over = done >= total or len(pairs.labelled()) == len(pairs.pairs)
+    tell(pairs, gold, blind=not over)
 
 
-def tell(pairs: Pairs, gold: Mapping[str, Choice]) -> None:
-    """Print the round in numbers and the next command."""
+def tell(pairs: Pairs, gold: Mapping[str, Choice], *, blind: bool = False) -> None:
+    """Print the round in numbers and the next command; ``blind`` as in `told`."""
     summary = summarise(pairs, gold)
-    say(told(summary))
+    say(told(summary, blind=blind))
     if summary.votes and summary.comparison is None:
         say(f"next: {next_command(pairs, summary)}")
+    elif blind and summary.votes:
+        say("which of the two was preferred is told when the round is over, or by --stats")
 
 
 def next_command(pairs: Pairs, summary: Summary) -> str:

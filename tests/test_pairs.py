@@ -1,6 +1,7 @@
 """Pairs and what votes make of them; and the scripted annotator errs as often as it says."""
 
 import json
+import shlex
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import reward_models
-from rlhf_images.data import encode
+from rlhf_images.data import DIGIT_CAPTIONS, encode
 from rlhf_images.errors import BadInput
-from rlhf_images.label import label_scripted
+from rlhf_images.label import label_by_hand, label_scripted, next_command, read_gold, tell
 from rlhf_images.preferences import Event, LabelledPair, Pairs, Picture, PreferencePair
 from rlhf_images.preferences.events import CHOICES
 from rlhf_images.preferences.pairs import picture_id
+from rlhf_images.preferences.summary import summarise
 from rlhf_images.reward import Capabilities, FunctionReward, Reward, Scores
 
 BRIGHT = FunctionReward(lambda images, prompts: images.mean((1, 2, 3)))
@@ -257,3 +259,65 @@ def test_an_annotator_that_fails_on_a_picture_says_which_pair(pairs):
     with pytest.raises(BadInput, match="cannot judge pair 0003 of 'a cat'"):
         label_scripted(pairs, "seen", seen, 0.0)
     assert pairs.labelled() == []
+
+
+def test_a_script_judges_pictures_of_any_sizes(tmp_path):
+    sizes = [(4, 4), (6, 4), (4, 4), (5, 5), (8, 2), (6, 4)]
+    data = [encode(torch.rand(3, *size, generator=torch.Generator().manual_seed(i))) for i, size in enumerate(sizes)]
+    known = [Picture(picture_id(content), "a cat", 0, i, {}) for i, content in enumerate(data)]
+    three = [PreferencePair(f"{i}", "a cat", known[2 * i].id, known[2 * i + 1].id) for i in range(3)]
+    pairs = Pairs.create(tmp_path / "pairs", zip(data, known, strict=True), three)
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
+    for pair in three:
+        brighter = pairs.image(pair.left).mean() > pairs.image(pair.right).mean()
+        assert targets(pairs)[pair.pair] == float(brighter)
+
+
+def test_the_next_command_trains_on_the_people_where_a_script_voted_too(pairs):
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
+    command = f"rlhf-images train-reward sd35_medium/reward.yaml pairs={pairs.folder} out={pairs.folder.parent}/"
+    assert next_command(pairs, summarise(pairs)) == f"{command}reward"
+    vote(pairs, "ann lee", [("0000", "left"), ("0001", "left")])
+    vote(pairs, "bob", [("0000", "left")])
+    words = shlex.split(next_command(pairs, summarise(pairs)))
+    assert words[3:] == [f"pairs={pairs.folder}", "annotator=ann lee", f"out={pairs.folder.parent}/reward-ann lee"]
+    assert {labelled.pair.pair for labelled in pairs.labelled("ann lee")} == {"0000", "0001"}
+
+
+def test_the_next_command_of_digits_is_the_demos(tmp_path):
+    pairs = made(tmp_path / "pairs", 3, DIGIT_CAPTIONS[0])
+    vote(pairs, "me", [("0000", "left")])
+    assert "train-reward digits/reward.yaml pairs=" in next_command(pairs, summarise(pairs))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"pair": "0000"}', '{"pair": "0000", "choice": "up"}', '{"pair": 5, "choice": "left"}', None]
+)
+def test_a_gold_file_that_says_nothing_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "gold.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=r"--gold .*write one") as raised:
+        read_gold(str(tmp_path / "gold.jsonl"))
+    assert "\n" not in str(raised.value)
+
+
+def test_gold_is_read_line_by_line(tmp_path):
+    (tmp_path / "gold.jsonl").write_text('{"pair": "0000", "choice": "left"}\n\n{"pair": "0001", "choice": "tie"}\n')
+    assert read_gold(str(tmp_path / "gold.jsonl")) == {"0000": "left", "0001": "tie"}
+
+
+def test_stats_say_the_round_and_what_is_next(pairs, capsys):
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
+    capsys.readouterr()
+    tell(pairs, {})
+    said = capsys.readouterr().out
+    assert "6 votes on 6 of 6 pairs" in said
+    assert "scripted:bright: 6 votes" in said
+    assert "next: rlhf-images train-reward" in said
+
+
+def test_nobody_is_asked_when_nothing_is_left(pairs):
+    vote(pairs, "ann", [(pair.pair, "left") for pair in pairs.pairs])
+    page = dict(gold={}, host="127.0.0.1", port=0, token=None, open_browser=False)
+    with pytest.raises(BadInput, match=r"nothing is left for 'bob'.*--overlap 2 asks one more"):
+        label_by_hand(pairs, annotator="bob", overlap=1, **page)

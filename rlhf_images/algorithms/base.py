@@ -49,6 +49,8 @@ class Algorithm(ABC):
     name: str
     compares: ClassVar[bool] = True
     """Whether it learns from how a picture compares with its group; if not, a group may be a single picture."""
+    within_groups: ClassVar[bool] = False
+    """Whether it learns only from how the pictures of one group differ, so that a group needs two or more."""
     differentiates_reward: ClassVar[bool] = False
     """Whether its loss needs the gradient of the reward with respect to the picture."""
 

@@ -4,7 +4,7 @@ The pretraining loss on one's own winners. No likelihood ratio, no reference: a 
 """
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .forward_process import ForwardProcess, Noised, denoising_error, noised
 @dataclass(frozen=True)
 class BestOfGroup(ForwardProcess):
     """Hyperparameters of best-of-group fine-tuning."""
+
+    within_groups: ClassVar[bool] = True
 
     name: Literal["best_of_group"] = "best_of_group"
 

@@ -2,18 +2,17 @@
 
 A finished picture is noised by a *known* eps to any time t, moved by one short step with gradient, and x0 is recovered
 exactly from what eps is known to be: so early times can be trained as well as late ones, where rewards are easily
-hacked. The step goes towards clean, to raise the reward, or (``inversion``) towards noise, to lower it: a counterweight
-to what every step exploits. SRPO scores (1 + k)·r(positive words + prompt) − r(negative words + prompt), which cancels
-what the reward likes whatever the words.
+hacked. SRPO scores (1 + k)·r(positive words + prompt) − r(negative words + prompt), which cancels what the reward likes
+whatever the words.
 
-Where we differ from the authors' code: the direction is drawn anew for each example, and the schedule of discounts is
-left out: the recovery's own factor already weighs times.
+Where we differ from the authors' code: both rewards are read off the same picture, one step towards clean, where theirs
+takes the negative one off a step towards noise; the schedule of discounts is left out (the recovery's factor
+reach/alpha' weighs times); the noise is always fresh.
 """
 
 from dataclasses import dataclass
 from typing import Literal, cast, final
 
-import torch
 from torch import Tensor
 
 from ..config import Count, Fraction, Weight
@@ -31,7 +30,7 @@ from .direct import DirectBackpropagation, known, shortfall
 @final
 @dataclass(frozen=True)
 class KnownNoise(Examples):
-    """``x (N, …)`` at ``t (N,)``, of known ``eps``, to be moved to ``t_next``; ``sign`` −1 where that is noisier."""
+    """``x (N, …)`` at ``t (N,)``, of known ``eps``, to be moved to ``t_next``."""
 
     image: list[int]
     prompts: list[str]
@@ -39,7 +38,6 @@ class KnownNoise(Examples):
     eps: Tensor
     t: Tensor
     t_next: Tensor
-    sign: Tensor
 
 
 @final
@@ -54,8 +52,6 @@ class DirectAlign(DirectBackpropagation):
     """How far a step goes, in t."""
     latest: Fraction = 0.8
     """Times lie below this: near pure noise the recovery would divide by next to nothing."""
-    inversion: Fraction = 0.3
-    """Share of the examples that step towards noise and lower the reward; 0 switches them off."""
     positive: str = ""
     """Words put before the prompt that the reward reads."""
     negative: str | None = None
@@ -64,12 +60,10 @@ class DirectAlign(DirectBackpropagation):
     """How much more the positive reward counts than the negative one."""
 
     def check(self, steps: int) -> None:
-        """Refuse times that a step towards noise would carry to pure noise or beyond."""
+        """Refuse times between which there is nothing."""
         del steps
-        if self.latest + self.reach >= 1 or self.latest <= self.reach:
-            raise ValueError(
-                f"reach {self.reach} < latest {self.latest} < 1 − reach is needed, so that x0 is recovered"
-            )
+        if not self.reach < self.latest < 1:
+            raise ValueError(f"reach {self.reach} < latest {self.latest} < 1 is needed, so that x0 can be recovered")
 
     def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> KnownNoise:
         """Return each picture under known noise at `times_per_image` random times."""
@@ -77,23 +71,21 @@ class DirectAlign(DirectBackpropagation):
         number, path = self.times_per_image, generator.path
         x0 = rollout.x0.repeat_interleave(number, 0)
         eps = randomness.normal("known noise", rollout.index, (number, *rollout.x0.shape[1:])).flatten(0, 1).to(x0)
-        uniform = randomness.uniform("known noise time", rollout.index, (number, 2)).flatten(0, 1).to(x0)
-        t = self.reach + uniform[:, 0] * (self.latest - self.reach)
-        sign = torch.where(uniform[:, 1] < self.inversion, -1.0, 1.0)
+        uniform = randomness.uniform("known noise time", rollout.index, (number,)).flatten().to(x0)
+        t = self.reach + uniform * (self.latest - self.reach)
         return KnownNoise(
             image=[i for i in rollout.index for _ in range(number)],
             prompts=[prompt for prompt in rollout.prompts for _ in range(number)],
             x=path.add_noise(x0, eps, t),
             eps=eps,
             t=t,
-            t_next=t - sign * self.reach,
-            sign=sign,
+            t_next=t - self.reach,
         )
 
     def loss(
         self, generator: Generator, snapshots: Snapshots, reward: Reward, examples: Examples
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return minus the (relative) reward of the recovered pictures, plus it where the step was towards noise."""
+        """Return minus the (relative) reward of the recovered pictures, and ``reward_learnt``."""
         del snapshots
         batch, path = cast(KnownNoise, examples), generator.path
         prediction = generator.predict(batch.prompts, batch.x, batch.t)
@@ -101,7 +93,7 @@ class DirectAlign(DirectBackpropagation):
         alpha, sigma = over(path.alpha(batch.t_next), moved), over(path.sigma(batch.t_next), moved)
         x0 = (moved - sigma * batch.eps) / alpha
         score = self._relative(generator, reward, batch.prompts, x0)
-        return batch.sign * shortfall(score, self.margin), {"reward_learnt": score.detach()}
+        return shortfall(score, self.margin), {"reward_learnt": score.detach()}
 
     def _relative(self, generator: Generator, reward: Reward, prompts: list[str], x0: Tensor) -> Tensor:
         def under(words: str) -> list[str]:

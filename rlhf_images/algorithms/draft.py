@@ -1,6 +1,6 @@
 """DRaFT-K (Clark et al. 2024, "Directly Fine-Tuning Diffusion Models on Differentiable Rewards").
 
-The reward's gradient through the last K sampling steps; K = 1 is the paper's recommendation, K = all is AlignProp's.
+The reward's gradient through the last K sampling steps; K = 1 is the paper's recommendation.
 
 Where we differ from the authors' code: the chain is the pipeline's deterministic one.
 """
@@ -23,7 +23,7 @@ class DRaFT(DirectBackpropagation):
 
     name: Literal["draft"] = "draft"
     last_steps: Count = 1
-    """K: how many sampling steps carry a gradient; memory grows with it (see activation checkpointing)."""
+    """K: how many sampling steps carry a gradient; memory grows with it."""
 
     def check(self, steps: int) -> None:
         """Refuse more steps than there are."""

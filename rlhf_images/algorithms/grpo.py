@@ -7,8 +7,8 @@ min(A·r, A·clip(r, 1 ± clip)), r = π(x'|x)/π_behaviour(x'|x).
 ``window: {size: 2, placed: random, within: 0.5}`` is Flow-GRPO-Fast, ``{size: 4, placed: sliding}`` MixGRPO,
 ``kernel: dance_sde`` DanceGRPO, ``kernel: cps`` Flow-CPS.
 
-Where we differ from the authors' code: the KL is the Gaussians' own, with dt, which the code leaves out (divide its
-weight by the step's −dt); CPS's log-probability keeps its 1/(2·std²), so one clip range serves all kernels.
+Where we differ from the authors' code: the KL is the Gaussians' own, with dt, which the code leaves out (multiply
+its weight by the step's −dt); CPS's log-probability keeps its 1/(2·std²), so one clip range serves all kernels.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from .policy_gradient import PolicyGradient, Transitions
 @final
 @dataclass(frozen=True)
 class GRPO(PolicyGradient):
-    """Hyperparameters of Flow-GRPO; the defaults are the authors'."""
+    """Hyperparameters of Flow-GRPO; the defaults are the authors', the KL weight theirs (0.04) at ten even steps."""
 
     name: Literal["grpo"] = "grpo"
     clip: Positive = 1e-4
     """The ratio earns nothing more beyond 1 ± clip. So small because log-probabilities are means over elements."""
-    kl_weight: Weight = 0.04
+    kl_weight: Weight = 4e-3
 
     def surrogate(self, new: Gaussian, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the clipped surrogate."""

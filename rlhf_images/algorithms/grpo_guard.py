@@ -19,12 +19,12 @@ from .policy_gradient import PolicyGradient, Transitions
 @final
 @dataclass(frozen=True)
 class GRPOGuard(PolicyGradient):
-    """Hyperparameters of GRPO-Guard; the defaults are the authors'."""
+    """Hyperparameters of GRPO-Guard; the clip is the authors', the KL weight Flow-GRPO's."""
 
     name: Literal["grpo_guard"] = "grpo_guard"
     clip: Positive = 2e-6
     """The regulated ratio earns nothing more beyond 1 ± clip; smaller than Flow-GRPO's, for it is scaled by std."""
-    kl_weight: Weight = 0.04
+    kl_weight: Weight = 4e-3
 
     def surrogate(self, new: Gaussian, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the clipped surrogate of the regulated ratio."""

@@ -7,7 +7,7 @@ process drew it, so a group may straddle processes, and a tie is no pair instead
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import ClassVar, Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -43,9 +43,11 @@ class NoisedPairs(Examples):
 class OnlineDPO(Algorithm):
     """Hyperparameters of online Diffusion-DPO."""
 
+    within_groups: ClassVar[bool] = True
+
     name: Literal["online_dpo"] = "online_dpo"
     beta: Positive = 100.0
-    """How sharply a difference in error counts; the inverse of a KL weight. Errors are means over latent elements."""
+    """How sharply a difference in error counts: the weight of a KL to the reference. Errors are means over elements."""
     times_per_image: Count = 4
     """Noisy times learnt from each pair, stratified over the sampling schedule."""
 

@@ -94,6 +94,8 @@ class PolicyGradient(Algorithm):
 
     def check(self, steps: int) -> None:
         """Refuse a window that does not fit."""
+        if self.eta is not None and self.eta > 1 and self.kernel in ("cps", "ddim"):
+            raise ValueError(f"eta {self.eta}: the kernel {self.kernel} takes at most 1")
         if steps < 2:
             raise ValueError(f"{self.__class__.__name__} draws steps before the last one; use 2 sampling steps or more")
         if self.window.size is not None and self.window.size >= steps:

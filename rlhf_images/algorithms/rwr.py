@@ -5,7 +5,7 @@ no reference, no push away from the bad ones: a weak but stable baseline.
 """
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .forward_process import ForwardProcess, Noised, denoising_error
 @dataclass(frozen=True)
 class RWR(ForwardProcess):
     """Hyperparameters of reward-weighted regression."""
+
+    within_groups: ClassVar[bool] = True
 
     name: Literal["rwr"] = "rwr"
     temperature: Positive = 1.0

@@ -1,5 +1,7 @@
 """Any diffusers text-to-image pipeline seen as sample / predict / decode. Only here are diffusers and peft known."""
 
-from .pipeline import Generator, GeneratorConfig, Trajectory, bars_only_on_a_terminal
+from .loading import bars_only_on_a_terminal
+from .pipeline import Generator, Trajectory
+from .settings import GeneratorConfig
 
 __all__ = ["Generator", "GeneratorConfig", "Trajectory", "bars_only_on_a_terminal"]

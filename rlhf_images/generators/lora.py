@@ -1,18 +1,26 @@
 """What is trained: LoRA adapters on the denoiser, or all of its weights; and files that plain diffusers reads."""
 
+import difflib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig as PeftConfig
-from peft import get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors.torch import save_file
+from torch import nn
 
 from ..config import Count
 from ..errors import BadInput
+from .loading import denoiser_of
 from .pipeline import Generator
+from .settings import GeneratorConfig
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @final
@@ -28,47 +36,67 @@ class LoraConfig:
     """Name endings of the linear layers that get one; the default is every projection of the attention."""
 
 
+def check_trainable(config: GeneratorConfig, lora: LoraConfig | None) -> None:
+    """Refuse what `make_trainable` could not do, on the denoiser's config alone: no weight is read."""
+    if lora is None:
+        _check_dtype(config)
+        return
+    kind, settings = denoiser_of(config.path)
+    with torch.device("meta"):
+        network = kind.from_config(settings)
+    _check_targets(network, lora)
+
+
 def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> None:
     """Attach adapters drawn from ``seed`` to the denoiser, or (None) open all of its weights, in float32."""
     denoiser: Any = generator.denoiser
     if lora is None:
+        _check_dtype(generator.config)
         denoiser.requires_grad_(True)
     else:
+        _check_targets(denoiser, lora)
         targets = list(lora.target_modules)
         config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights="gaussian")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
+            if isinstance(denoiser, PeftAdapterMixin):
                 denoiser.add_adapter(config)
-            except ValueError as error:
-                raise BadInput(f"lora.target_modules: {' '.join(str(error).split())[:200]}") from None
+            else:
+                inject_adapter_in_model(config, denoiser)
     for parameter in generator.parameters.values():
         parameter.data = parameter.data.float()
-    if lora is None and generator.config.dtype != "float32":
-        raise BadInput("lora: null trains all weights, which needs 'generator.dtype: float32'")
 
 
 def save_trained(generator: Generator, lora: LoraConfig | None, folder: Path) -> None:
-    """Write what was trained as plain diffusers reads it: ``pipe.load_lora_weights(folder)``, or the denoiser.
+    """Write what was trained as others read it.
 
-    A full denoiser lies in ``folder/transformer`` (or ``unet``) as ``save_pretrained`` writes it.
+    Adapters: ``pipe.load_lora_weights(folder)``, or ``PeftModel.from_pretrained(pipe.transformer, folder)`` for the few
+    pipelines that know no LoRA (PixArt, Hunyuan-DiT, Lumina, CogView3, PRX). All weights: ``folder/transformer`` (or
+    ``unet``) as ``save_pretrained`` writes it.
     """
     denoiser: Any = generator.denoiser
-    if lora is None:
-        denoiser.save_pretrained(folder / generator.component, safe_serialization=True)
-        return
-    metadata = denoiser.peft_config["default"].to_dict()
     part = generator.component
+    if lora is None:
+        denoiser.save_pretrained(folder / part, safe_serialization=True)
+        return
     weights = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(denoiser).items()}
-    generator.pipe.save_lora_weights(
-        folder, **{f"{part}_lora_layers": weights, f"{part}_lora_adapter_metadata": metadata}
-    )
+    if knows_lora(generator):
+        metadata = {f"{part}_lora_adapter_metadata": denoiser.peft_config["default"].to_dict()}
+        generator.pipe.save_lora_weights(folder, **{f"{part}_lora_layers": weights}, **metadata)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {f"base_model.model.{name}": value for name, value in weights.items()}, folder / "adapter_model.safetensors"
+        )
+        denoiser.peft_config["default"].save_pretrained(folder)
 
 
 def load_trained(generator: Generator, folder: Path) -> None:
-    """Put weights written by `save_trained` into ``generator``, as a user would, through diffusers."""
+    """Put weights written by `save_trained` into ``generator``, as a user would."""
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         generator.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    elif (folder / "adapter_model.safetensors").is_file():
+        PeftModel.from_pretrained(generator.denoiser, folder)  # which adds them to the network in its place
     elif (folder / generator.component).is_dir():
         kind: Any = type(generator.denoiser)
         loaded = kind.from_pretrained(folder / generator.component, use_safetensors=True)
@@ -76,3 +104,31 @@ def load_trained(generator: Generator, folder: Path) -> None:
     else:
         raise BadInput(f"{folder}: no tuned weights in it")
     generator.denoiser.requires_grad_(False).eval()
+
+
+def knows_lora(generator: Generator) -> bool:
+    """Return whether the pipeline itself loads and saves adapters of its denoiser."""
+    return isinstance(generator.denoiser, PeftAdapterMixin) and hasattr(generator.pipe, "save_lora_weights")
+
+
+def _check_dtype(config: GeneratorConfig) -> None:
+    if config.dtype != "float32":
+        raise BadInput("lora: null trains all weights, which needs 'generator.dtype: float32'")
+
+
+def _check_targets(network: nn.Module, lora: LoraConfig) -> None:
+    """Refuse targets that name no layer. Of the default ones a network may lack some, but not all."""
+    layers = [name for name, module in network.named_modules() if isinstance(module, ADAPTABLE)]
+    missing = [t for t in lora.target_modules if not any(f".{name}".endswith(f".{t}") for name in layers)]
+    if missing and (lora.target_modules != ATTENTION or len(missing) == len(ATTENTION)):
+        endings = [e for e, _ in Counter(".".join(_ending(name)) for name in layers).most_common()]
+        near = difflib.get_close_matches(missing[0], endings, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(endings[:12])}"
+        raise BadInput(f"lora.target_modules: {type(network).__name__} has no layer '{missing[0]}'; {hint}")
+
+
+def _ending(name: str) -> list[str]:
+    """Return the last parts of a layer's name, from its last word on: ``to_out.0`` of ``blocks.3.attn.to_out.0``."""
+    parts = name.split(".")
+    words = [i for i, part in enumerate(parts) if not part.isdigit()]
+    return parts[words[-1] :]

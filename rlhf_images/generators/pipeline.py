@@ -6,46 +6,29 @@ guidance, packing, time scaling and sign, masks and conditions are its own code 
 Legend: ``x (B, …)`` latents in the pipeline's own layout (FLUX packs them), ``t (B,)`` in [0, 1], 0 is clean.
 """
 
-import difflib
 import inspect
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, final
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import Tensor, nn
 
-from ..config import Count
 from ..errors import BadInput
 from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Path, Prediction
-from .prompts_cache import PromptCache
+from ..progress import progress
+from .batches import Parts, in_parts, same, whole
+from .loading import load_pipeline
+from .placement import TextEncoders, offload_vae, tune
+from .prompt_folder import PromptFolder
+from .prompts_cache import Apart, PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@final
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Which pipeline, and how it is called: the same in every stage, so that all sample alike."""
-
-    path: str
-    """A folder written by ``save_pretrained``, or a name on the hub."""
-    steps: Count = 28
-    """Sampling steps."""
-    guidance: float = 1.0
-    """``guidance_scale`` of the call. 1 is no classifier-free guidance (half the cost); FLUX.1-dev embeds 3.5."""
-    height: Count | None = None
-    """Pixels; the pipeline's own default where not given."""
-    width: Count | None = None
-    """Pixels."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the frozen weights and the denoiser's arithmetic. Latents and trained LoRA weights stay in float32."""
-    call: dict[str, bool | int | float | str | None] = field(default_factory=dict)
-    """Any other keyword of the pipeline's ``__call__``, such as ``max_sequence_length``."""
+from .settings import GeneratorConfig, call_settings
+from .unsuitable import why_not
 
 
 @final
@@ -68,39 +51,37 @@ class Generator:
     """A pipeline and its call settings. Only the denoiser is ever trained; its parameters are `parameters`."""
 
     def __init__(self, pipe: Any, config: GeneratorConfig) -> None:
-        """Take over ``pipe``: freeze it, put it in eval mode, memoise its prompt encodings."""
+        """Take over ``pipe``, which lies where `placement.place` left it: freeze it, memoise its prompt encodings."""
         self.pipe, self.config = pipe, config
+        reason = why_not(type(pipe))
+        if reason is not None:
+            raise BadInput(f"{config.path}: {type(pipe).__name__} {reason}")
         self.schedule = Schedule(pipe.scheduler)
-        self._call: Any = type(pipe).__call__
-        if not hasattr(self._call, "__wrapped__") or not hasattr(pipe, "encode_prompt"):
-            raise BadInput(f"{type(pipe).__name__}: not a text-to-image pipeline of diffusers' usual shape")
-        self._settings = self._checked_settings()
+        self._settings = call_settings(type(pipe), pipe.config, self._network.config, config)
+        kind: Any = type(pipe)
+        self._call: Any = kind.__call__.__wrapped__  # without its no_grad
+        self._prepares = inspect.signature(pipe.prepare_latents)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval()
-        pipe.encode_prompt = PromptCache(pipe.encode_prompt)
+        self._encoders = TextEncoders(pipe, config)
+        folder = None if config.prompt_cache is None else PromptFolder(config.prompt_cache, pipe)
+        pipe.encode_prompt = PromptCache(pipe, folder, self._encoders.at_hand, self._blind_to_padding)
         pipe.set_progress_bar_config(disable=True)
-        self._doubles: bool | None = None
+        tune(self.denoiser, config)
+        if config.offload_vae:
+            offload_vae(pipe, self.denoiser)
+        self._mixes: bool | None = None
 
     @classmethod
     def load(cls, config: GeneratorConfig, device: torch.device | str = "cpu") -> "Generator":
         """Return the pipeline at ``config.path``, on ``device``. Safetensors only, and no code from the checkpoint."""
-        from diffusers import DiffusionPipeline
-
-        bars_only_on_a_terminal()
-        try:
-            pipe = DiffusionPipeline.from_pretrained(config.path, dtype=DTYPES[config.dtype], use_safetensors=True)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{config.path}: cannot be loaded as a diffusers pipeline ({reason})") from None
-        if getattr(pipe, "safety_checker", None) is not None:
-            pipe.safety_checker = None  # it blackens pictures, which a reward would then learn from
-        return cls(pipe.to(device), config)
+        return cls(load_pipeline(config, device), config)
 
     @property
     def denoiser(self) -> nn.Module:
         """Return the network that is trained."""
-        network: nn.Module = getattr(self.pipe, self.component)
+        network: nn.Module = self._network
         return network
 
     @property
@@ -123,6 +104,18 @@ class Generator:
         """Return the trainable parameters by name."""
         return {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
 
+    def remember(self, prompts: Sequence[str]) -> None:
+        """Encode all prompts of a run now; with ``text_encoders: drop`` no other can come after that.
+
+        Each process of a launch begins elsewhere, so that in a folder of encodings they find one another's.
+        """
+        unique = list(dict.fromkeys(prompts))
+        start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
+        for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
+            self._encode([prompt])
+        self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
+        self._encoders.finish()
+
     @torch.no_grad()
     def sample(
         self,
@@ -136,112 +129,176 @@ class Generator:
         ``kernel`` is that of the steps whose number is in ``drawn`` (None: all); the others follow the ODE.
         """
 
-        def noise(shape: torch.Size) -> Tensor:
-            return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
+        def work(rows: list[int]) -> Trajectory:
+            return self._sampled([prompts[i] for i in rows], [generators[i] for i in rows], kernel, drawn)
 
-        recording = Recording(self.schedule, kernel, noise, drawn)
-        steps = self.config.steps
         try:
-            images = self._run(
-                recording, prompts, generator=list(generators), num_inference_steps=steps, output_type="pt"
-            )
+            parts = in_parts(list(range(len(prompts))), work)
         except ValueError as error:  # what a pipeline's own check of its inputs raises
             raise BadInput(f"{self.config.path}: {type(self.pipe).__name__}: {' '.join(str(error).split())}") from error
-        return Trajectory(images.float(), recording.x, recording.times, recording.gaussians)
+        return parts[0][1] if len(parts) == 1 else _joined(parts)
 
     def predict(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:
         """Return the denoiser's opinion of noisy ``x (B, …)`` at ``t (B,)``, with gradient to its parameters.
 
-        With guidance that doubles the batch, samples are run in groups of equal time.
+        Where the pipeline takes one time a call, as with guidance that doubles the batch, equal times run together.
         """
+
+        def work(rows: list[int]) -> Prediction:
+            if len(rows) == len(t):
+                return self._predicted(prompts, x, t)
+            return self._predicted([prompts[i] for i in rows], x[rows], t[rows])
+
         times = t.unique()
-        if len(times) > 1 and self._guidance_doubles(prompts, x):
-            return self._predict_by_time(prompts, x, t, times)
-        catching = Catching(self.schedule, t[0] if len(times) == 1 else t)
+        together = len(times) == 1 or self._mixes_times(prompts[0], x, t)
+        groups = [list(range(len(t)))] if together else [(t == time).nonzero()[:, 0].tolist() for time in times]
+        parts = [part for rows in groups for part in in_parts(rows, work)]
+        return Prediction(whole([(r, p.x0) for r, p in parts]), whole([(r, p.eps) for r, p in parts]))
+
+    def decode(self, prompts: Sequence[str], x0: Tensor) -> Tensor:
+        """Return the pictures ``(B, 3, H, W)`` in [0, 1] of clean latents, with gradient to them."""
+
+        def work(rows: list[int]) -> Tensor:
+            mine = x0 if len(rows) == len(x0) else x0[rows]
+            call = {"num_inference_steps": 1, "output_type": "pt"}
+            return self._run(Empty(self.schedule), [prompts[i] for i in rows], self._given(mine), **call)
+
+        return whole(in_parts(list(range(len(prompts))), work))
+
+    @property
+    def _network(self) -> Any:
+        return getattr(self.pipe, self.component)
+
+    def _sampled(
+        self, prompts: list[str], generators: list[torch.Generator], kernel: Kernel, drawn: range | None
+    ) -> Trajectory:
+        def noise(shape: torch.Size) -> Tensor:
+            return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
+
+        recording = Recording(self.schedule, kernel, noise, drawn)
+        call = {"generator": generators, "num_inference_steps": self.config.steps, "output_type": "pt"}
+        images = self._run(recording, prompts, None, **call)
+        return Trajectory(images, recording.x, recording.times, recording.gaussians)
+
+    def _predicted(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:
+        catching = Catching(self.schedule, t[0] if len(t.unique()) == 1 else t)
         try:
-            self._run(catching, prompts, latents=self._rounded(x), num_inference_steps=1, output_type="latent")
+            self._run(catching, prompts, self._given(x), num_inference_steps=1, output_type="latent")
         except Caught:
             return self.path.read(catching.model_output.float(), x, t, self.schedule.output)
         raise BadInput(f"{type(self.pipe).__name__}: its call never asked its scheduler for a step")
 
-    def decode(self, prompts: Sequence[str], x0: Tensor) -> Tensor:
-        """Return the pictures ``(B, 3, H, W)`` in [0, 1] of clean latents, with gradient to them."""
-        empty = Empty(self.schedule)
-        images = self._run(empty, prompts, latents=self._rounded(x0), num_inference_steps=1, output_type="pt")
-        return images.float()
+    def _encode(self, prompts: list[str]) -> None:
+        """Run the pipeline's call up to the point where it prepares its latents: all prompts are encoded by then."""
 
-    def _run(self, scheduler: StandIn, prompts: Sequence[str], **call: Any) -> Tensor:
-        """Run the pipeline's own call, without its ``no_grad``, with ``scheduler`` in place of its own."""
-        with _standing_at(self.pipe, scheduler):
-            images: Tensor = self._call.__wrapped__(self.pipe, prompt=list(prompts), **self._settings, **call).images
-            return images
+        def leave(*_: Any, **__: Any) -> None:
+            raise Caught
 
-    def _predict_by_time(self, prompts: Sequence[str], x: Tensor, t: Tensor, times: Tensor) -> Prediction:
-        x0, eps = torch.zeros_like(x), torch.zeros_like(x)
-        for time in times:
-            here = (t == time).nonzero()[:, 0]
-            part = self.predict([prompts[i] for i in here.tolist()], x[here], t[here])
-            x0, eps = x0.index_copy(0, here, part.x0), eps.index_copy(0, here, part.eps)
-        return Prediction(x0, eps)
+        with suppress(Caught, Apart):
+            self._run(Empty(self.schedule), prompts, leave, num_inference_steps=1, output_type="latent")
 
-    def _guidance_doubles(self, prompts: Sequence[str], x: Tensor) -> bool:
-        """Return whether the pipeline runs the denoiser on twice the batch, seen once by looking at its input."""
-        if self._doubles is None:
-            sizes: list[int] = []
+    def _run(
+        self, scheduler: StandIn, prompts: Sequence[str], prepare: Callable[..., Any] | None, **call: Any
+    ) -> Tensor:
+        """Run the pipeline's own call, without its ``no_grad``, with ours in place of its scheduler and its latents."""
+        settings = dict(self._settings)
+        if isinstance(settings.get("negative_prompt"), str):
+            settings["negative_prompt"] = [settings["negative_prompt"]] * len(prompts)
+        parts = {"scheduler": scheduler} if prepare is None else {"scheduler": scheduler, "prepare_latents": prepare}
+        with _standing_in(self.pipe, parts), _same_attention(self.pipe, self._network):
+            images = self._call(self.pipe, prompt=list(prompts), **settings, **call).images
+        return self._as_pictures(images)
 
-            def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1]
-                sizes.append(len(tensors[0]))
+    def _given(self, x: Tensor) -> Callable[..., Any]:
+        """Return what stands in for the pipeline's ``prepare_latents``: its own answer, with ``x`` for its noise.
 
-            hook = self.denoiser.register_forward_pre_hook(look, with_kwargs=True)
-            try:
-                with torch.no_grad():
-                    self.predict(prompts[:1], x[:1], torch.full((1,), 0.5, device=x.device))
-            finally:
-                hook.remove()
-            self._doubles = sizes[0] > 1
-        return self._doubles
+        So x arrives in the layout in which the scheduler sees it, on the device and in the type that the pipeline has.
+        """
+        prepare = self.pipe.prepare_latents
 
-    def _rounded(self, x: Tensor) -> Tensor:
-        return x.to(self.device, DTYPES[self.config.dtype])
+        def given(*args: Any, **kwargs: Any) -> Any:
+            arguments = {**self._prepares.bind(*args, **kwargs).arguments, "latents": None}
+            made = prepare(**arguments | {"generator": torch.Generator()})  # not the global one: it may not be moved
+            return x.to(made) if isinstance(made, Tensor) else (x.to(made[0]), *made[1:])
 
-    def _checked_settings(self) -> dict[str, Any]:
-        """Return the config as keywords of the pipeline's call; refuse those that it does not have."""
-        known = inspect.signature(self._call).parameters
-        ours = {
-            "prompt",
-            "latents",
-            "generator",
-            "num_inference_steps",
-            "output_type",
-            "return_dict",
-            "num_images_per_prompt",
-        }
-        settings: dict[str, Any] = {"guidance_scale": self.config.guidance, **self.config.call}
-        settings |= {k: v for k, v in (("height", self.config.height), ("width", self.config.width)) if v is not None}
-        for name in settings:
-            if name not in known or name in ours:
-                near = difflib.get_close_matches(name, set(known) - ours, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise BadInput(f"generator.call: {type(self.pipe).__name__} takes no setting '{name}'{hint}")
-        return settings
+        return given
+
+    def _as_pictures(self, images: Tensor) -> Tensor:
+        """Return ``images`` as ``(B, 3, H, W)`` in [0, 1]."""
+        images = images.float()
+        if getattr(self.pipe, "image_processor", None) is None:  # which is what scales the others' (Kandinsky 3)
+            images = (images / 2 + 0.5).clamp(0, 1)
+        if images.shape[1] == 4:  # transparent ones (Qwen-Image 2.1) are seen on white
+            colours, alpha = images.split([3, 1], 1)
+            images = colours * alpha + (1 - alpha)
+        return images
+
+    def _mixes_times(self, prompt: str, x: Tensor, t: Tensor) -> bool:
+        """Return whether the pipeline takes a time of its own for each picture, seen once by trying it on two."""
+        if self._mixes is None:
+            rows = [0, int((t != t[0]).nonzero()[0, 0])]
+            with torch.no_grad():
+                apart = [self._predicted([prompt], x[[row]], t[[row]]).x0 for row in rows]
+                try:
+                    together = self._predicted([prompt] * 2, x[rows], t[rows]).x0
+                except (RuntimeError, TypeError, ValueError):  # its own code wants a single number
+                    self._mixes = False
+                else:
+                    self._mixes = same(together, torch.cat(apart))
+        return self._mixes
+
+    @torch.no_grad()
+    def _blind_to_padding(self, prompts: list[str]) -> bool:
+        """Return whether the denoiser says of two prompts together what it says of each."""
+
+        def output(rows: list[int]) -> Tensor:
+            catching = Catching(self.schedule, torch.tensor(0.5, device=self.device))
+            generators = [torch.Generator().manual_seed(row) for row in rows]
+            with suppress(Caught):
+                call = {"generator": generators, "num_inference_steps": 1, "output_type": "latent"}
+                self._run(catching, [prompts[row] for row in rows], None, **call)
+            return catching.model_output
+
+        return same(output([0, 1]), torch.cat([output([0]), output([1])]))
 
 
-def bars_only_on_a_terminal() -> None:
-    """Keep the loading bars of diffusers and transformers out of logs."""
-    if not sys.stderr.isatty():
-        import diffusers.utils.logging
-        import transformers.utils.logging
-
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+def _joined(parts: Parts[Trajectory]) -> Trajectory:
+    """Return the trajectory of a batch of those of its parts, which took the same steps."""
+    first = parts[0][1]
+    steps = range(len(first.gaussians))
+    return Trajectory(
+        whole([(rows, part.images) for rows, part in parts]),
+        [whole([(rows, part.x_TB[i]) for rows, part in parts]) for i in range(len(first.x_TB))],
+        first.times,
+        [
+            Gaussian(
+                whole([(rows, part.gaussians[i].mean) for rows, part in parts]),
+                whole([(rows, part.gaussians[i].std) for rows, part in parts]),
+            )
+            for i in steps
+        ],
+    )
 
 
 @contextmanager
-def _standing_at(pipe: Any, scheduler: StandIn) -> Iterator[None]:
-    """Put ``scheduler`` in place of the pipeline's own, past diffusers' ``__setattr__``, which rewrites its config."""
-    shipped, pipe.__dict__["scheduler"] = pipe.scheduler, scheduler
+def _standing_in(pipe: Any, parts: dict[str, Any]) -> Iterator[None]:
+    """Put ``parts`` in place of the pipeline's own, past diffusers' ``__setattr__``, which rewrites its config."""
+    own = {name: pipe.__dict__[name] for name in parts if name in pipe.__dict__}
+    pipe.__dict__.update(parts)
     try:
         yield
     finally:
-        pipe.__dict__["scheduler"] = shipped
+        for name in parts:
+            del pipe.__dict__[name]
+        pipe.__dict__.update(own)
+
+
+@contextmanager
+def _same_attention(pipe: Any, denoiser: Any) -> Iterator[None]:
+    """Put back the attention that perturbed-attention guidance exchanges for the time of a call, and we leave early."""
+    processors = denoiser.attn_processors if isinstance(pipe, PAGMixin) else None
+    try:
+        yield
+    finally:
+        if processors is not None:
+            denoiser.set_attn_processor(processors)

@@ -60,14 +60,14 @@ def ode(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor
 
 
 def ddim(eta: float) -> Kernel:
-    """Return DDIM's kernel (Song et al. 2021, eq. 16) for VP paths; η = 1 is DDPM.
+    """Return DDIM's kernel (Song et al. 2021, eq. 16); η = 1 is DDPM, the posterior of x' given x0; η in [0, 1].
 
-    std = η·(sigma'/sigma)·√(1 − (alpha/alpha')²).
+    std = η·(sigma'/sigma)·√(sigma² − (alpha/alpha')²·sigma'²); on a VP path the root is the paper's √(1 − α²/α'²).
     """
 
     def kernel(path: Path, prediction: Prediction, x: Tensor, t: Tensor, t_next: Tensor) -> Gaussian:
         del x
-        fraction = 1 - (path.alpha(t) / path.alpha(t_next)) ** 2
+        fraction = path.sigma(t) ** 2 - (path.alpha(t) / path.alpha(t_next) * path.sigma(t_next)) ** 2
         std = eta * path.sigma(t_next) / path.sigma(t) * fraction.clamp(min=0).sqrt()
         return ancestral(path, prediction, t_next, std)
 

@@ -44,7 +44,7 @@ def diffusion_dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """Return Diffusion-DPO's loss ``(B,)`` −log σ(−β/2·(chosen − rejected)) (Wallace et al. 2024, eq. 14).
 
     ``chosen`` and ``rejected (B,)`` are the policy's denoising error less the reference's, a mean over elements; so β
-    is D times smaller than with sums.
+    is D times larger than with sums.
     """
     return -logsigmoid(-beta / 2 * (chosen - rejected))
 

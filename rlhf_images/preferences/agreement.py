@@ -1,6 +1,7 @@
 """How far votes can be trusted, and what they say: agreement, bias, rankings, and how many votes a claim needs."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -103,19 +104,25 @@ def bradley_terry(
     P(a beats b) = sigmoid(strength a − strength b); a tie is half a win each. The strengths minimise the negative
     log-likelihood plus ½ · ridge · Σ strength², so they stay finite where somebody never loses.
     """
-    import choix  # type: ignore[import-untyped,unused-ignore]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped,unused-ignore]
 
     if ridge <= 0:
         raise ValueError(f"a ridge of {ridge}; above 0")
-    names = sorted({name for pair in (*wins, *ties) for name in pair})
-    number = {name: place for place, name in enumerate(names)}
-    halves = [pair for pair in wins for _ in range(2)] + [side for a, b in ties for side in ((a, b), (b, a))]
-    if not halves:
+    weights: dict[tuple[str, str], float] = Counter(wins)  # type: ignore[assignment]
+    for first, second in ties:
+        weights[first, second] += 0.5
+        weights[second, first] += 0.5
+    names = sorted({name for pair in weights for name in pair})
+    if not names:
         return {}
-    # choix adds alpha · Σ strength²; each comparison stands here as two halves
-    data = [(number[winner], number[loser]) for winner, loser in halves]
-    strengths: NDArray[np.float64] = choix.opt_pairwise(len(names), data, alpha=ridge, tol=1e-9)
-    strengths = strengths - strengths.mean()
+    # strengths are the weights of a regression on which two met, each meeting told from both sides
+    met = np.zeros((len(weights), len(names)))
+    for row, (winner, loser) in enumerate(weights):
+        met[row, names.index(winner)], met[row, names.index(loser)] = 1, -1
+    told = np.array(list(weights.values())) / 2
+    model = LogisticRegression(C=1 / ridge, fit_intercept=False, tol=1e-8, max_iter=10_000)
+    model.fit(np.vstack([met, -met]), np.repeat([1, 0], len(weights)), np.concatenate([told, told]))
+    strengths: NDArray[np.float64] = model.coef_[0] - model.coef_[0].mean()
     return dict(sorted(zip(names, strengths.tolist(), strict=True), key=lambda item: (-item[1], item[0])))
 
 

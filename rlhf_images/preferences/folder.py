@@ -169,8 +169,8 @@ def _by_metadata(folder: Path) -> dict[str, list[Path]]:
 def _by_folder(folder: Path) -> dict[str, list[Path]]:
     """Return prompt → its pictures, from the sub-folders."""
     grouped: dict[str, list[Path]] = {}
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        pictures = sorted(path for path in inner.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+    for inner in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
+        pictures = sorted(path for path in inner.glob("[!.]*") if path.suffix.lower() in ENDINGS and path.is_file())
         if not pictures:
             continue
         text = inner.name

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from ..statistics import Estimate, mean_estimate, win_rate
@@ -187,8 +187,14 @@ def _won(vote: Event) -> bool:
     return vote.choice in ("left", "right")
 
 
-def told(summary: Summary) -> str:
-    """Return the summary as the lines that end a round, or that ``label --stats`` prints."""
+def told(summary: Summary, *, blind: bool = False) -> str:
+    """Return the summary as the lines that end a round, or that ``label --stats`` prints.
+
+    ``blind`` leaves out what those who still vote must not know: whose pictures win, and how the gold pairs go.
+    """
+    if blind:
+        people = tuple(replace(person, gold=None) for person in summary.annotators)
+        summary = replace(summary, annotators=people, comparison=None, ranking={})
     lines = [f"{summary.votes} votes on {summary.labelled} of {summary.pairs} pairs"]
     for person in summary.annotators:
         lines.append(f"{person.annotator}: {'; '.join(_said(person))}")

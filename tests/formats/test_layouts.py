@@ -94,18 +94,21 @@ def test_pickapic_without_pictures_finds_them_by_uid(source, tmp_path):
     assert result(tool.taken("pickapic", write(source, [row]), tmp_path / "pairs")) == [("a", 1.0)]
 
 
-def test_several_votes_of_pickapic_on_one_pair_are_one_pair(source, tmp_path):
-    """Votes come in rows, and the sides may be exchanged from row to row."""
+@pytest.mark.parametrize("named", [True, False])
+def test_several_votes_of_pickapic_on_one_pair_are_one_pair(source, tmp_path, named):
+    """Votes come in rows, and the sides may be exchanged from row to row: two of three prefer picture 1."""
     one = {"jpg_0": "0.png", "jpg_1": "1.png", "caption": "a"}
     other = {"jpg_0": "1.png", "jpg_1": "0.png", "caption": "a"}
     rows = [
         {**one, "label_0": 1, "label_1": 0, "user_id": 1},
         {**other, "label_0": 1, "label_1": 0, "user_id": 2},
-        {**other, "label_0": 0, "label_1": 1, "user_id": 3},
+        {**other, "label_0": 1, "label_1": 0, "user_id": 3},
     ]
+    rows = [row if named else {**row, "user_id": None} for row in rows]
     pairs = tool.taken("pickapic", write(source, rows), tmp_path / "pairs")
     (labelled,) = pairs.labelled()
-    assert (labelled.left, labelled.right) == (2, 1)
+    assert (labelled.left, labelled.right) == (1, 2)
+    assert len(pairs.store.votes()) == (3 if named else 0)
 
 
 def test_hpdv2_test_rows_are_rankings_by_several_people(source, tmp_path):

@@ -181,6 +181,23 @@ def test_rounds_labelled_apart_are_merged(folder, tmp_path):
     ]
 
 
+def test_rounds_with_the_sides_exchanged_are_merged(tmp_path):
+    """The same two pictures, for one person the other way round: what each of them said stays what they said."""
+    for name, left, right in (("one", "0", "1"), ("two", "1", "0")):
+        cast = [Event(f"{name} {n}", "vote", "000000", name, "left", swapped=n > 0, again=n > 0) for n in (0, 1)]
+        one = tool.made(tmp_path / name, [PreferencePair("000000", "a", left, right, counts=Counts(left=3.0))], cast)
+        tool.taken("events", tool.given("events", one.folder, tmp_path / f"{name} out"), tmp_path / "merged")
+    merged = Pairs(tmp_path / "merged")
+    assert [(e.annotator, e.choice, e.swapped) for e in merged.store.events()] == [
+        ("one", "left", False),
+        ("one", "left", True),
+        ("two", "right", True),
+        ("two", "right", False),
+    ]
+    assert merged.pairs[0].counts == Counts(left=3.0)  # the other three cannot be told from these: they are set aside
+    assert "other nameless votes" in (tmp_path / "merged/set_aside.jsonl").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(EXPORTERS))
 def test_hidden_names_are_nowhere_in_what_is_written(tmp_path, name):
     secret = "someone@example.org"

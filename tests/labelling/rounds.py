@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import multiprocessing
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
 
 from rlhf_images.labelling.app import application
 from rlhf_images.labelling.security import Door
@@ -193,6 +193,7 @@ FORK.set_forkserver_preload(["rlhf_images.labelling.server", "rlhf_images.prefer
 
 
 def _process(folder: str, port: int, annotator: str | None, url: str | None) -> None:
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     serve(Assignment(Pairs(folder, url), repeats=0), annotator=annotator, port=port, open_browser=False)
 
 
@@ -218,9 +219,10 @@ class Killable:
         end = time.monotonic() + 60
         while time.monotonic() < end and self.process.is_alive():
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                with Client(self.port) as client:
+                    client.get("/api/me")
                 return
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.005)
         raise TimeoutError("the server did not start")
 

@@ -86,8 +86,6 @@ class Shelf:
     def _places(self, name: str, table: PurePosixPath) -> Iterator[Path]:
         """Yield where a picture may lie: under its name, beside its ``table`` too, and below --images under its end."""
         parts = _parts(name)
-        if ".." in parts:
-            raise BadRow(f"'{name[:200]}' leads out of the folder")
         if not parts:
             return
         endings = SUFFIXES[:1] if PurePosixPath(parts[-1]).suffix.lower() in ENDINGS else SUFFIXES
