@@ -286,7 +286,7 @@ def test_a_run_does_not_continue_under_another_reward(config, tmp_path, monkeypa
         (tmp_path / "a_reward_that_changes.py").write_text(f"def mine(images, prompts):\n    return {body}\n")
         sys.modules.pop("a_reward_that_changes", None)
         importlib.invalidate_caches()
-        if says is None:
+        if not again:
             run(config)
             record = json.loads((out / "run.json").read_text())
             (out / "run.json").write_text(json.dumps(record | {"finished": False}))
