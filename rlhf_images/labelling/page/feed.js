@@ -71,7 +71,7 @@ export class Feed {
     const here = new Set([current?.pair, ...this.ahead.map((pair) => pair.pair)]);
     for (const shown of pairs) {
       const late = (this.#answered.get(shown.pair) ?? 0) > asked || unsaved.has(shown.pair);
-      if (!late && !here.has(shown.pair) && this.ahead.length < AHEAD) this.ahead.push(new Pair(shown));
+      if (!late && !here.has(shown.pair) && this.ahead.length < AHEAD + (current ? 0 : 1)) this.ahead.push(new Pair(shown));
     }
   }
 }
