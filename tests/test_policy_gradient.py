@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, PROMPTS, family
+from families import PROMPTS, family, full
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def test_windows_move_as_they_say():
     assert Window().steps(10, Randomness(0, 5)) == range(9)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", full())
 @pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps", "ddim"])
 def test_before_the_first_update_every_ratio_is_one(name, kernel):
     pipe, config = family(name)

@@ -3,6 +3,7 @@
 ``ours`` are fields of `GeneratorConfig`, ``theirs`` the keywords by which the plain pipeline is called to the same end.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,7 @@ EMBEDDED = {"ours": {"embedded_guidance": 3.5}, "theirs": {"guidance_scale": 3.5
 FAMILIES = {
     "SD1.5": Family(unets.sd15, **off()),
     "SD1.5 guided": Family(unets.sd15, **{**guided(), "full": True}),
-    "SD1.5 v": Family(unets.sd21_v, **off()),
+    "SD1.5 v, DDIM": Family(unets.sd21_v, **off(), steps=4),
     "SD1.5 PAG": Family(lambda: unets.sd15(d.StableDiffusionPAGPipeline), **guided(), call=PAG),
     "SDXL": Family(unets.sdxl, **off()),
     "SDXL guided": Family(unets.sdxl, **guided()),
@@ -79,7 +80,7 @@ FAMILIES = {
     "Lumina": Family(dits.lumina, **off(), call={"clean_caption": False}, side=32),
     "Lumina guided": Family(dits.lumina, **guided(), call={"clean_caption": False}, side=32),
     "PRX": Family(dits.prx, **off(), call={"use_resolution_binning": False}),
-    "SD3": Family(mmdits.sd3, **off(), call=SHORT),
+    "SD3": Family(mmdits.sd3, **off(), call=SHORT, steps=4),
     "SD3 guided": Family(mmdits.sd3, **{**guided(), "full": True}, call=SHORT),
     "SD3 PAG": Family(
         lambda: mmdits.sd3(d.StableDiffusion3PAGPipeline, pag_applied_layers="transformer_blocks.0"),
@@ -133,20 +134,23 @@ def full():
 def family(name):
     """The pipeline with weights drawn from one seed, and the config it is called with."""
     row = FAMILIES[name]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what diffusers and transformers say to their own authors
         torch.manual_seed(0)
         pipe = row.make()
-        for component in pipe.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.eval()
-                for parameter in component.parameters():  # no zero-initialised output may hide a wrong input
-                    if not parameter.any():
-                        torch.nn.init.normal_(parameter, std=0.1)
+        vae = getattr(pipe, "vae", None) or pipe.movq
+        for component in (getattr(pipe, "transformer", None) or pipe.unet, vae):
+            for parameter in component.parameters():  # no zero-initialised output may hide a wrong input
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe, GeneratorConfig(path=name, steps=row.steps, height=row.side, width=row.side, call=row.call, **row.ours)
 
 
-def plain_call(pipe, name, generators, prompts=PROMPTS):
+def plain_call(pipe, name, generators, prompts):
     """Pictures of the plain pipeline along the ODE, with a solver of diffusers' own, of first order."""
     row = FAMILIES[name]
     config = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}

@@ -5,6 +5,7 @@ import transformers as t
 from parts import (
     PROMPTS,
     SMALL,
+    chat_tokenizer,
     clip,
     language_model,
     qwen3vl,
@@ -87,14 +88,14 @@ def flux2_klein(is_distilled=False):
         vae=vae_flux2(),
         scheduler=flow(),
         text_encoder=language_model("Qwen3", "ForCausalLM"),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
         is_distilled=is_distilled,
     )
 
 
 def flux2():
     """FLUX.2-dev: guidance is an input of its network."""
-    text = {**sizes(tokenizer()), **SMALL}
+    text = {**sizes(), **SMALL}
     vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = t.Mistral3Config(text_config=t.MistralConfig(**text), vision_config=t.PixtralVisionConfig(**vision))
     return d.Flux2Pipeline(
@@ -102,7 +103,7 @@ def flux2():
         vae=vae_flux2(),
         scheduler=flow(),
         text_encoder=t.Mistral3ForConditionalGeneration(config),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
     )
 
 
@@ -125,7 +126,7 @@ def ideogram4():
         vae=vae_flux2(),
         scheduler=d.FlowMatchEulerDiscreteScheduler(),
         text_encoder=qwen3vl(t.Qwen3VLModel, layers=36),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
     )
 
 
@@ -261,7 +262,7 @@ def qwen_image(kind=d.QwenImagePipeline):
         vae=vae_qwen(),
         scheduler=flow(),
         text_encoder=qwen25vl(),
-        tokenizer=tokenizer(128),
+        tokenizer=chat_tokenizer(128),
     )
 
 
@@ -301,7 +302,7 @@ def z_image(kind=d.ZImagePipeline, siglip_feat_dim=None, **extra):
         vae=vae(),
         scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=language_model("Qwen3"),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
         **extra,
     )
 
@@ -330,7 +331,7 @@ def ovis():
         vae=vae(),
         scheduler=flow(),
         text_encoder=language_model("Qwen3"),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
     )
 
 
@@ -356,7 +357,7 @@ def krea2():
         vae=vae_qwen(),
         scheduler=flow(),
         text_encoder=qwen3vl(t.Qwen3VLModel),
-        tokenizer=tokenizer(512),
+        tokenizer=chat_tokenizer(512),
         text_encoder_select_layers=(1, 2),
     )
 

@@ -9,8 +9,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, Autoenco
 
 from rlhf_images.generators.tiny import word_tokenizer
 
-PROMPTS = ["a red cube", "two green spheres on a table"]
-TEXT = [*PROMPTS, "fog", "system user assistant describe the image by detailing the color and shape"]
+PROMPTS = ["a red cube", "two green spheres on a table", "fog"]
 CHAT = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} "
     "{% if message['content'] is string %}{{ message['content'] }}"
@@ -32,7 +31,12 @@ VISION = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, 
 
 def tokenizer(length=16):
     """Whole words of the prompts; all else is unknown to it."""
-    words = word_tokenizer(TEXT, length, 400)
+    return word_tokenizer(PROMPTS, length, 400)
+
+
+def chat_tokenizer(length=128):
+    """One that also knows the marks of a conversation."""
+    words = tokenizer(length)
     words.chat_template = CHAT
     words.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in SPECIAL]})
     return words
@@ -43,14 +47,15 @@ def sentencepiece_file():
     import sentencepiece
 
     folder = Path(tempfile.mkdtemp(prefix="tokenizer"))
-    (folder / "text.txt").write_text("\n".join(TEXT))
+    (folder / "text.txt").write_text("\n".join(PROMPTS * 9))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=30, minloglevel=2
+        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=23, minloglevel=2
     )
     return str(folder / "tokenizer.model")
 
 
-def sizes(tokens):
+def sizes(tokens=None):
+    tokens = tokens or chat_tokenizer()
     return {
         "vocab_size": len(tokens),
         "pad_token_id": tokens.pad_token_id,
@@ -64,7 +69,7 @@ def clip(kind=t.CLIPTextModel, width=32, length=16):
         t.CLIPTextConfig(
             **sizes(tokenizer()),
             hidden_size=width,
-            intermediate_size=32,
+            intermediate_size=37,
             projection_dim=width,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -84,27 +89,27 @@ def bert():
 
 def language_model(name, model="Model", **extra):
     """``Qwen3``, ``Gemma2``, ``Glm`` and their kind."""
-    config = getattr(t, f"{name}Config")(**sizes(tokenizer()), **{**SMALL, **extra})
+    config = getattr(t, f"{name}Config")(**sizes(), **{**SMALL, **extra})
     return getattr(t, f"{name}{model}")(config)
 
 
 def qwen25vl():
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    text = {**sizes(tokenizer()), **SMALL, "rope_parameters": rope}
+    text = {**sizes(), **SMALL, "rope_parameters": rope}
     config = t.Qwen2_5_VLConfig(text_config=text, vision_config={**VISION, "fullatt_block_indexes": [0]})
     return t.Qwen2_5_VLForConditionalGeneration(config)
 
 
 def qwen3vl(kind=t.Qwen3VLForConditionalGeneration, layers=2):
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-    text = {**sizes(tokenizer()), **SMALL, "num_hidden_layers": layers, "rope_parameters": rope}
+    text = {**sizes(), **SMALL, "num_hidden_layers": layers, "rope_parameters": rope}
     vision = {**VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 4}
     return kind(t.Qwen3VLConfig(text_config=text, vision_config=vision))
 
 
 def qwen3vl_processor(length=16):
     pictures = t.Qwen2VLImageProcessor(patch_size=4, temporal_patch_size=1, merge_size=1)
-    words = tokenizer(length)
+    words = chat_tokenizer(length)
     return t.Qwen3VLProcessor(pictures, words, t.Qwen3VLVideoProcessor(), chat_template=CHAT)
 
 

@@ -40,12 +40,13 @@ def unet_sized(width, **extra):
 
 def sd15(kind=d.StableDiffusionPipeline, prediction_type="epsilon", scheduler=None, **extra):
     solver = {"skip_prk_steps": True, "set_alpha_to_one": False}
+    encoder = clip()
     return kind(
         unet=unet(),
         vae=vae(),
         scheduler=scheduler or d.PNDMScheduler(**BETAS, prediction_type=prediction_type, **solver),
         tokenizer=tokenizer(),
-        text_encoder=clip(),
+        text_encoder=encoder,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
