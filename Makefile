@@ -7,7 +7,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check setup lock clean
+.PHONY: demo test campaign check setup lock clean
 
 setup: .venv/ready
 
@@ -30,7 +30,10 @@ demo: setup
 	@echo "The annotator was a script. To label these pairs by yourself: $(BIN)/rlhf-images label runs/demo/pairs"
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+campaign: setup ## The long trials of what the tests try briefly
+	@$(BIN)/python -m pytest -m campaign
 
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

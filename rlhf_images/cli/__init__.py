@@ -1,0 +1,82 @@
+"""The command line: one stage a command, and the one roof over both packages. A mistake ends in one line.
+
+A command is a module here with `add`, and a name in `parser`. It imports its stage when it is run, not before, so that
+``--help`` answers at once.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ..errors import Stop
+from ..progress import is_main
+
+Stages: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What a command is added to."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``rlhf-images STAGE …`` and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def stage(name: str) -> None:
+    """Run ``scripts/<stage>.py …``, which is ``rlhf-images <stage> …``."""
+    main([name, *sys.argv[1:]])
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one stage and return its exit code: 0, or that of `errors.Stop`."""
+    options = parser().parse_args(arguments)
+    _prepare()
+    try:
+        options.run(options)
+    except Stop as stop:
+        _tell(str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _tell(f"{error}; what was saved before is whole: make room, and the same command continues")
+        return 1
+    return 0
+
+
+def _tell(text: str) -> None:
+    if is_main():
+        print("rlhf-images:", " ".join(text.split()), file=sys.stderr)  # noqa: T201
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    from . import configured, evaluate, exchange, label
+
+    top = argparse.ArgumentParser(
+        prog="rlhf-images",
+        description="Reinforcement learning from human feedback for image generators: the whole loop.",
+        epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
+    )
+    stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
+    for command in (configured, label, evaluate, exchange):
+        command.add(stages)
+    return top
+
+
+def _prepare() -> None:
+    """Let threads wait without spinning, and keep the libraries' chatter out of a stage's story; errors stay."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads on a shared machine: 20 times slower, seen
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
