@@ -7,7 +7,6 @@ changes nothing except memory.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 import torch
@@ -22,6 +21,7 @@ from .generators import Generator
 from .generators.lora import make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
+from .monitor import keep_evaluation
 from .policy import Policy
 from .processes import Processes
 from .progress import progress, say
@@ -29,11 +29,12 @@ from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
 from .reference import adopt, keep, kept, measured
+from .report import report
 from .reward import Reward, RewardSpec, Scores
 from .runs import Run
 from .sampling import Rollout
 from .scoring import gathered_scores
-from .track import Clock, Log, keep_evidence, save_grid
+from .track import Clock, Log, keep_evidence
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -170,7 +171,8 @@ def _resumed(parts: Parts) -> int:
             f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
             " its file and weights back as they were, or choose another 'out'"
         )
-    parts.run.save(scored_by=scored_by)
+    labelled = parts.reward.reference
+    parts.run.save(scored_by=scored_by, highest_labelled=float(labelled.max()) if len(labelled) else None)
     if references and parts.run.writes:
         keep(parts.run.folder, references)
     for log in (parts.metrics, parts.evaluations):
@@ -205,6 +207,8 @@ def _finish(parts: Parts) -> None:
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
     parts.processes.wait()
     parts.run.save(finished=True)
+    if parts.run.writes:
+        report(parts.run.folder)
 
 
 def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
@@ -266,23 +270,8 @@ def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:
 
 
 def _evaluate(parts: Parts, done: int) -> None:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
-    config, run = parts.config, parts.run
-    seeds = config.evaluation.seeds_per_prompt
+    """Evaluate the fixed prompts and seeds after ``done`` steps, and let the main process keep what came of it."""
     with parts.policy.kept():
-        evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-        if not run.writes:
-            return
-
-        def adapters(folder: Path) -> None:
-            if config.lora is not None and done:
-                save_trained(parts.policy.generator, config.lora, folder)
-
-        kept = recorded.kept_rows(
-            len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-        )
-        now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-    base = recorded.base_of(run.folder)
-    gone = recorded.drift(now, base) if base is not None else {}
-    parts.evaluations.add({"step": done, **evaluation.means(), **gone})
-    save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
+        if parts.run.writes:
+            keep_evaluation(parts.run, parts.config, parts.policy.generator, evaluation, done, parts.evaluations)
