@@ -634,6 +634,17 @@ def test_single_keys_can_be_switched_off(page, server):
     assert len(server.pairs.store.events()) == 2  # kept
 
 
+def test_a_key_right_after_a_dialog_is_meant_for_the_pair(page, server):
+    """A browser takes the focus from a closed dialog a frame later; until then its checkbox would get the key."""
+    page.key("?")
+    page.until("document.querySelector('#help').open")
+    page.js("document.querySelector('#single').focus()")
+    press = "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, cancelable: true})"
+    page.js(f"document.querySelector('#help').close(); document.querySelector('#single').dispatchEvent({press})")
+    (vote,) = saved(page, server.pairs, 1)
+    assert vote.type == "vote"
+
+
 def test_a_key_can_be_given_to_another_action(page, server):
     page.key("?")
     page.until("document.querySelector('#help').open")
