@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 import rewards_for_tests
 import torch
+from reward_server_for_tests import reward_server
 from safetensors.torch import load_file
 
 from reward_models import load as load_reward
+from rlhf_images import recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
+from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
 from rlhf_images.evaluate import evaluate
@@ -98,6 +102,25 @@ def test_the_weights_move_and_the_same_run_is_the_same(config, uninterrupted):
     assert evaluated == [0, 2, 4]
 
 
+def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninterrupted):
+    out = Path(config["out"]).parent / "uninterrupted"
+    found = recorded.of_run(out)
+    assert [(one.step, one.names, one.kept) for one in found] == [(s, PROMPTS, list(range(6))) for s in (0, 2, 4)]
+    logged = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    for one, row in zip(found, logged, strict=True):
+        assert row["reward"] == pytest.approx(one.scores["reward"].mean(), abs=1e-6)
+        assert one.image(5).mean() == pytest.approx(one.scores["reward"][5], abs=1 / 255)
+    assert logged[0]["distance"] == pytest.approx(0, abs=1e-9)
+    assert 0 < logged[1]["distance"] < logged[2]["distance"]
+    assert not list(found[0].folder.glob("*lora*"))
+    assert (found[2].folder / "pytorch_lora_weights.safetensors").read_bytes() == (
+        out / "pytorch_lora_weights.safetensors"
+    ).read_bytes()
+    assert not torch.equal(
+        *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
+    )
+
+
 def test_micro_size_changes_nothing(config, uninterrupted):
     assert_same(uninterrupted, run(config, micro_size=1), 1e-4)
 
@@ -134,7 +157,9 @@ def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, unin
         (path / "manifest.json").unlink()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "rew')
+    shutil.copytree(recorded.place(out, 4), recorded.place(out, 5))
     assert_same(uninterrupted, run(config), 0)
+    assert [one.step for one in recorded.of_run(out)] == [0, 2, 4]
 
 
 RUNS = {
@@ -326,9 +351,29 @@ def test_failures_within_the_budget_are_masked(config):
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
 
 
-def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
-    import shutil
+def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path, capsys):
+    """12 pictures are 3 questions: 2 in the evaluation at step 0, then 3 a step; one picture has no score in step 1."""
+    plan = {2: "type: nan"}
+    with reward_server(lambda number: "500" if number >= 8 else plan.get(number, "right")) as (address, _):
+        remote = {"reward": f"remote@{address}?attempts=1", "evaluation": {**config["evaluation"], "every": 4}}
+        with pytest.raises(RewardFailed, match=r"failed on 1 of 12 pictures.* allows 0%"):
+            run(config, **remote, out=str(tmp_path / "strict"))
+    with reward_server(lambda number: "500" if number >= 8 else plan.get(number, "right")) as (address, _):
+        remote["reward"] = f"remote@{address}?attempts=1"
+        values = {**config, **remote, "tolerated_failures": 0.1}
+        (tmp_path / "config.yaml").write_text(json.dumps(values))
+        assert command(["finetune", str(tmp_path / "config.yaml")]) == 4
+    said = capsys.readouterr()
+    assert "no score for 1 of 12 pictures" in said.out
+    assert "the reward failed on 12 of 12 pictures" in said.err
+    rows = [json.loads(line) for line in Path(config["out"], "metrics.jsonl").read_text().splitlines()]
+    assert [row["reward_failures"] for row in rows] == [1, 0]
+    _, sound = run(config, steps=1, out=str(tmp_path / "sound"))
+    assert rows[0]["reward"] == pytest.approx(sound[0]["reward"], abs=0.02)  # a 0 among them would tell
+    assert list(Path(config["out"], "refused").glob("*.safetensors"))
 
+
+def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
     from safetensors.torch import save_file
 
     poisoned = tmp_path / "poisoned"
