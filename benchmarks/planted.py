@@ -1,7 +1,7 @@
 """Hacks to plant in real pictures: what generators have been seen to do to a reward, by degrees.
 
-Each takes pictures ``(N, 3, H, W)`` in [0, 1] of ``prompts (N,)`` and a degree in [0, 1] to what they look like then; at 0
-nothing has changed.
+Each takes pictures ``(N, 3, H, W)`` in [0, 1] of ``prompts (N,)`` and a degree in [0, 1] to what they look like then; 0
+changes nothing.
 """
 
 from collections.abc import Callable, Sequence

@@ -30,6 +30,8 @@ OVERLAY = 0.25
 """Strength, against the pictures' own texture, of a pattern that all of them share and the base's do not."""
 COLLAPSED = 0.7
 """Share of the base's diversity within a prompt that is the least to accept."""
+WORSE = 0.2
+"""Standard deviations of the base's scores by which a held-out judge must fall before anybody minds."""
 UNSURE = 2.0
 """Times the base's, by which the reward's uncertainty of the pictures may grow."""
 BEYOND = 0.2
@@ -168,7 +170,7 @@ def _worse(series: Sequence[Recorded], number: int) -> _Finding | None:
     now, base = series[number], series[0]
     for judge in _held_out(now):
         change = _change(now, base, judge)
-        if _bounds(change, now)[1] < 0:
+        if _fell(change, now, base, judge):
             mean, before = np.nanmean(now.scores[judge]), np.nanmean(base.scores[judge])
             return _Finding(f"the held-out judge '{judge}' fell from {before:.3f} to {mean:.3f}", -change)
     return None
@@ -184,7 +186,7 @@ def _split(series: Sequence[Recorded], number: int) -> _Finding | None:
     for judge in _held_out(part[-1]):
         means = [float(np.nanmean(seen.scores[judge])) for seen in part]
         change = _change(part[-1], part[0], judge)
-        if all(np.diff(means) < 0) and _bounds(change, part[-1])[1] < 0:
+        if all(np.diff(means) < 0) and _fell(change, part[-1], series[0], judge):
             told = f"over {SPLIT} evaluations the reward rose from {rewards[0]:.3f} to {rewards[-1]:.3f}"
             return _Finding(
                 f"{told} and the held-out judge '{judge}' fell from {means[0]:.3f} to {means[-1]:.3f}", -change
@@ -224,7 +226,7 @@ def _runaway(series: Sequence[Recorded], number: int) -> _Finding | None:
     gained = max(rewards[:-1]) - rewards[0] if rewards else 0.0
     if gained > 0 and rewards[-2] - rewards[-1] > gained / 2:
         fall = _change(series[number], series[number - 1], REWARD)
-        if _bounds(fall, series[number])[1] < 0:
+        if _fell(fall, series[number], series[0], REWARD):
             return _Finding(f"the reward fell from {rewards[-2]:.3f} to {rewards[-1]:.3f} at once", -fall)
     return None
 
@@ -242,6 +244,11 @@ def _change(now: Recorded, before: Recorded, judge: str) -> NDArray[np.float64]:
     rows = min(now.count, before.count)
     change: NDArray[np.float64] = now.scores[judge][:rows] - before.scores[judge][:rows]
     return change
+
+
+def _fell(change: NDArray[np.float64], now: Recorded, base: Recorded, judge: str) -> bool:
+    """Return whether a judge fell for certain, and by more than nothing."""
+    return bool(np.nanmean(change) < -WORSE * np.nanstd(base.scores[judge])) and _bounds(change, now)[1] < 0
 
 
 def _bounds(change: NDArray[np.float64], seen: Recorded) -> tuple[float, float]:
@@ -271,3 +278,6 @@ CHECKS: dict[str, tuple[Check, int, str]] = {
     "runaway": (_runaway, 1, LEASH),
 }
 """Name → what is looked for, the evaluations in a row that must show it, and the remedy."""
+
+FROM_PICTURES = (*LOOKS, "a pattern over all pictures", "mode collapse")
+"""The alarms that need no judge."""

@@ -25,6 +25,12 @@ class RewardFailed(Stop):
     exit_code = 4
 
 
+class Alarmed(Stop):
+    """An alarm came up in a run that was told to stop on one; the last finished step is on disk."""
+
+    exit_code = 5
+
+
 class Interrupted(Stop):
     """A signal asked for an end; the last finished step is on disk and the same command continues."""
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from . import recorded
+from .alarms import Alarm, write_alarms
 from .algorithms import Examples, Scored
-from .errors import BadInput, NonFinite, RewardFailed, Stop
+from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .finetune_config import FREE, FinetuneConfig
 from .generators import Generator
@@ -81,12 +82,16 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
             parts.metrics.add({"step": done, **metrics})
             note["reward"] = f"{metrics['reward']:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
-            if last or done % config.evaluation.every == 0:
-                _evaluate(parts, done)
-            if last or stopping or done % config.checkpoint_every == 0:
+            raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
+            alarmed = config.stop_on_alarm and processes.any(bool(raised))
+            if last or stopping or alarmed or done % config.checkpoint_every == 0:
                 _checkpoint(parts, done)
             if stopping and not last:
                 raise interruption.stop(f"step {done} is saved")
+            if alarmed and not last:
+                raise Alarmed(
+                    f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
+                )
     _finish(parts)
     return say(f"tuned weights saved to {config.out}")
 
@@ -265,14 +270,17 @@ def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:
     }
 
 
-def _evaluate(parts: Parts, done: int) -> None:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
+def _evaluate(parts: Parts, done: int) -> list[Alarm]:
+    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores.
+
+    Return the alarms that come up, on the main process.
+    """
     config, run = parts.config, parts.run
     seeds = config.evaluation.seeds_per_prompt
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
         if not run.writes:
-            return
+            return []
 
         def adapters(folder: Path) -> None:
             if config.lora is not None and done:
@@ -286,3 +294,7 @@ def _evaluate(parts: Parts, done: int) -> None:
     gone = recorded.drift(now, base) if base is not None else {}
     parts.evaluations.add({"step": done, **evaluation.means(), **gone})
     save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+    raised = [alarm for alarm in write_alarms(run.folder) if alarm.step == done]
+    for alarm in raised:
+        say(f"ALARM after step {done}, {alarm.name}: {alarm.seen}")
+    return raised

@@ -44,3 +44,8 @@ class Light(Reward):
     def score(self, *, images, prompts):
         """Return the mean of all pixels."""
         return Scores.of(images.flatten(1).mean(1))
+
+
+def darkness(images, prompts):
+    """What brightness costs."""
+    return -brightness(images, prompts)
