@@ -3,10 +3,10 @@
     python benchmarks/alarms.py --clean RUN… --plant RUN… --judge legibility
 
 ``--clean`` are finished finetune runs that nothing is wrong with: any alarm there is a false one. In the series of each
-``--plant`` run (with all its pictures kept: ``evaluation.kept_seeds``) each hack is mixed in by degrees, from nothing to
-all in 20 evaluations; a held-out judge then scores the pictures anew. A hack is told in time if an alarm comes up in an
-evaluation before the one at which the judge has lost 20 % of the base's score; where it never loses that much, there is
-no such evaluation and any alarm is in time. ``judge`` and ``reward`` alarms are not counted: only what is seen in the
+``--plant`` run (with all its pictures kept: ``evaluation.kept_seeds``) each hack is mixed in by degrees, from nothing
+to all in 20 evaluations; a held-out judge then scores the pictures anew. A hack is told in time if an alarm comes up in
+an evaluation before the one at which the judge has lost 20 % of the base's score; where it never loses that much, any
+alarm is in time. ``judge`` and ``reward`` alarms are not counted: only what is seen in the
 pictures. Prints the tables of docs/alarms.md.
 """
 
@@ -85,9 +85,7 @@ def main() -> None:
             median = f"{told[len(told) // 2]:.2f}" if told else "–"
             lost = f"{fell[len(fell) // 2]:.2f}" if fell else "never"
             rows.append(f"| {name} | {sum(in_time)} of {len(in_time)} | {median} | {lost} | {first} |")
-        print(
-            "| hack | told in time | degree when told | degree at which 20 % is lost | first alarm |\n|---|---|---|---|---|"
-        )
+        print("| hack | told in time | degree when told | when 20 % is lost | first alarm |\n|---|---|---|---|---|")
         print("\n".join(rows))
         print(f"in time: {good} of {total}")
 
