@@ -6,7 +6,9 @@ changes nothing except memory.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from .algorithms import Examples, Scored
 from .errors import BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
+from .files import disk_errors, sync_tree
 from .finetune_config import FREE, FinetuneConfig
 from .generators import Generator
 from .generators.lora import make_trainable, save_trained
@@ -73,10 +76,11 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
             try:
                 metrics = learn(parts, step)
             except Stop as stop:
-                run.save()
+                with suppress(OSError):
+                    run.save()
                 raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
             done, last = step + 1, step + 1 == config.steps
-            parts.metrics.add({"step": done, **metrics})
+            processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
             note["reward"] = f"{metrics['reward']:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
             if last or done % config.evaluation.every == 0:
@@ -168,11 +172,15 @@ def _resumed(parts: Parts) -> int:
             f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
             " its file and weights back as they were, or choose another 'out'"
         )
-    parts.run.save(scored_by=scored_by)
-    if references and parts.run.writes:
-        keep(parts.run.folder, references)
-    for log in (parts.metrics, parts.evaluations):
-        log.rewind(start or -1)
+
+    def write() -> None:
+        parts.run.save(scored_by=scored_by)
+        if references:
+            keep(parts.run.folder, references)
+        for log in (parts.metrics, parts.evaluations):
+            log.rewind(start or -1)
+
+    parts.processes.written(write)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
     else:
@@ -189,18 +197,27 @@ def _measured(parts: Parts) -> dict[str, list[float]]:
 
 
 def _checkpoint(parts: Parts, done: int) -> None:
-    if parts.processes.is_main:
+    """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
+
+    def write() -> None:
+        for log in (parts.metrics, parts.evaluations):
+            log.sync()
         parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
-    parts.run.save()
+        parts.run.save()
+
+    parts.processes.written(write)
 
 
 def _finish(parts: Parts) -> None:
-    """Write the tuned weights as plain diffusers reads them."""
-    if parts.processes.is_main:
-        with parts.policy.kept():
+    """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+
+    def write() -> None:
+        with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
-    parts.processes.wait()
-    parts.run.save(finished=True)
+        sync_tree(parts.run.folder)
+        parts.run.save(finished=True)
+
+    parts.processes.written(write)
 
 
 def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
@@ -265,6 +282,9 @@ def _evaluate(parts: Parts, done: int) -> None:
     """Log the scores on the fixed prompts and seeds after ``done`` steps, with a grid of the pictures."""
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
-    parts.evaluations.add({"step": done, **evaluation.means()})
-    if parts.run.writes:
+
+    def write() -> None:
+        parts.evaluations.add({"step": done, **evaluation.means()})
         save_grid(parts.run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+
+    parts.processes.written(write)

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .data import encode
-from .files import write_atomically, write_json
+from .files import sync_folder, write_atomically, write_json
 from .sampling import Rollout
 
 
@@ -33,6 +33,12 @@ class Log:
         if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+
+    def sync(self) -> None:
+        """Make what was logged survive a power cut: before a checkpoint of the same step does."""
+        if self.writes and self.path.is_file():
+            sync_folder(self.path)
+            sync_folder(self.path.parent)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every whole row."""

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import rewards_for_tests
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reward_models import load as load_reward
+from rlhf_images import checkpoint
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.config import build, plain
-from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.errors import BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
 from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
@@ -324,6 +327,30 @@ def test_failures_within_the_budget_are_masked(config):
     assert rows[0]["reward_failures"] == 1
     for name in ("reward", "reward_p10", "reward_std"):  # pictures of about equal brightness: a 0 among them would tell
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
+
+
+@pytest.mark.parametrize("number", range(1, 4), ids=["first", "last", "tuned weights"])
+def test_a_full_disk_stops_the_run_and_the_same_command_continues(config, uninterrupted, monkeypatch, number):
+    """At each of the run's large writes: two checkpoints, and the weights at its end."""
+    left = [number]
+
+    def full(save):
+        def refused(tensors, path, *arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                Path(path).write_bytes(b"half of")
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            save(tensors, path, *arguments, **options)
+
+        return refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file))
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file))
+    with pytest.raises(NotSaved, match="No space left") as stop:
+        run(config)
+    assert stop.value.exit_code == 5
+    assert not list(Path(config["out"], "checkpoints").glob(".staged*"))
+    assert_same(uninterrupted, run(config), 0)
 
 
 def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
