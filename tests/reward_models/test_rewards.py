@@ -63,12 +63,14 @@ def published(tmp_path_factory) -> dict[str, str]:
     return tiny.published(tmp_path_factory.mktemp("published"))
 
 
-@pytest.fixture(params=[*REWARDS, "trained", "function", "weighted", "weighted in groups", "ensemble"])
+@pytest.fixture(params=[*REWARDS, "trained", "head", "function", "weighted", "weighted in groups", "ensemble"])
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
+    if request.param == "head":
+        return reward_models.load(str(request.getfixturevalue("trained_head")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")
