@@ -1,7 +1,7 @@
 """Reward models: what scores pictures. Add one by writing its file and its line in `REWARDS`.
 
-Reading order: `bold` (a taste in a page), `legibility` (the judge), `preference` (what is trained), `train` (how),
-`combine` (several at once). This package imports `rlhf_images`; `rlhf_images` never imports it.
+Reading order: `bold` (a taste in a page), `legibility` (the judge), `preference` (what is trained), `family` and
+`train` (how), `combine` (several at once). This package imports `rlhf_images`; `rlhf_images` never imports it.
 """
 
 import difflib

@@ -11,6 +11,7 @@ from torch.nn.functional import max_pool2d
 import reward_models
 from reward_models.bradley_terry import BradleyTerryConfig
 from reward_models.recognise import RecogniseConfig
+from reward_models.towers import TowersConfig
 from reward_models.train import TrainRewardConfig, train_reward
 from rlhf_images.data import DIGIT_CAPTIONS, digits, encode
 from rlhf_images.preferences import Event
@@ -63,7 +64,7 @@ def config(pairs: Path, out: Path, **changes) -> TrainRewardConfig:
         "recognise": RecogniseConfig(steps=20, batch=32),
         "bradley_terry": BradleyTerryConfig(epochs=20, batch=16),
     }
-    return TrainRewardConfig(pairs=str(pairs), out=str(out), architecture=TINY, **(lessons | changes))
+    return TrainRewardConfig(str(pairs), str(out), model=TowersConfig(architecture=TINY, **(lessons | changes)))
 
 
 @contextmanager
