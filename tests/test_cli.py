@@ -144,7 +144,6 @@ def test_a_folder_that_is_not_this_run_is_refused(refused, tmp_path, stage, pair
 
 
 def test_a_reward_that_is_not_there_is_named_with_the_nearest(refused, pairs):
-    assert "reward 'bodl'" in refused("finetune", "digits/finetune.yaml", "reward=bodl", "out=new")
     assert "did you mean 'bold'?" in refused("label", pairs, "--scripted", "bodl")
 
 

@@ -375,6 +375,7 @@ REFUSED = {
     "no gradient": ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
     "last steps": ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
     "no such algorithm": ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
+    "no such reward": ({"reward": "bodl"}, "reward 'bodl': .* did you mean 'bold'"),
     "half precision": ({"lora": None, "dtype": "bfloat16"}, "needs 'generator.dtype: float32'"),
     "unknown setting": ({"call": {"max_sequence_len": 6}}, "did you mean 'max_sequence_length'"),
     "no such tracker": ({"trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
