@@ -7,11 +7,13 @@ changes nothing except memory.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
+from . import recorded
 from .algorithms import Examples, Scored
 from .errors import BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
@@ -187,6 +189,8 @@ def _resumed(parts: Parts) -> int:
     start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
     for log in (parts.metrics, parts.evaluations):
         log.rewind(start or -1)
+    if parts.run.writes:
+        recorded.rewind(parts.run.folder, start or -1)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
     else:
@@ -289,11 +293,25 @@ def _ratio_said(off: float) -> str:
 
 
 def _evaluate(parts: Parts, done: int) -> None:
-    """Log the scores on the fixed prompts and seeds after ``done`` steps, with a grid of the pictures."""
+    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
+    config, run = parts.config, parts.run
+    seeds = config.evaluation.seeds_per_prompt
     with parts.policy.kept():
-        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
-    means = evaluation.means()
-    parts.evaluations.add({"step": done, **means})
-    parts.processes.accelerator.log({f"evaluation/{name}": mean for name, mean in means.items()}, step=done)
-    if parts.run.writes:
-        save_grid(parts.run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
+        if not run.writes:
+            return
+
+        def adapters(folder: Path) -> None:
+            if config.lora is not None and done:
+                save_trained(parts.policy.generator, config.lora, folder)
+
+        kept = recorded.kept_rows(
+            len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
+        )
+        now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
+    base = recorded.base_of(run.folder)
+    gone = recorded.drift(now, base) if base is not None else {}
+    row = {**evaluation.means(), **gone}
+    parts.evaluations.add({"step": done, **row})
+    parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
+    save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)

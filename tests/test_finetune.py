@@ -15,6 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from safetensors.torch import load_file, save_file
 
 from reward_models import load as load_reward
+from rlhf_images import recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.config import build, plain
@@ -101,6 +102,25 @@ def test_the_weights_move_and_the_same_run_is_the_same(config, uninterrupted):
     assert evaluated == [0, 2, 4]
 
 
+def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninterrupted):
+    out = Path(config["out"]).parent / "uninterrupted"
+    found = recorded.of_run(out)
+    assert [(one.step, one.names, one.kept) for one in found] == [(s, PROMPTS, list(range(6))) for s in (0, 2, 4)]
+    logged = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    for one, row in zip(found, logged, strict=True):
+        assert row["reward"] == pytest.approx(one.scores["reward"].mean(), abs=1e-6)
+        assert one.image(5).mean() == pytest.approx(one.scores["reward"][5], abs=1 / 255)
+    assert logged[0]["distance"] == pytest.approx(0, abs=1e-9)
+    assert 0 < logged[1]["distance"] < logged[2]["distance"]
+    assert not list(found[0].folder.glob("*lora*"))
+    assert (found[2].folder / "pytorch_lora_weights.safetensors").read_bytes() == (
+        out / "pytorch_lora_weights.safetensors"
+    ).read_bytes()
+    assert not torch.equal(
+        *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
+    )
+
+
 def test_micro_size_changes_nothing(config, uninterrupted):
     assert_same(uninterrupted, run(config, micro_size=1), 1e-4)
 
@@ -137,7 +157,9 @@ def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, unin
         (path / "manifest.json").unlink()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "rew')
+    shutil.copytree(recorded.place(out, 4), recorded.place(out, 5))
     assert_same(uninterrupted, run(config), 0)
+    assert [one.step for one in recorded.of_run(out)] == [0, 2, 4]
 
 
 RUNS = {

@@ -134,6 +134,17 @@ def test_company_does_not_matter(reward, batch):
         torch.testing.assert_close(scores_of(reward, images, prompts, size).mean, together, rtol=1e-5, atol=1e-5)
 
 
+def test_what_it_sees_of_a_picture_does_not_depend_on_the_company(reward, batch):
+    images, _ = batch
+    with torch.no_grad():
+        seen = reward.features(images)
+        if seen is not None:
+            assert seen.shape[0] == len(images)
+            assert torch.isfinite(seen).all()
+            torch.testing.assert_close(reward.features(images[1:2]), seen[1:2], rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(seen[0], seen[1])
+
+
 def test_repeats_itself_and_touches_no_generator(reward, batch):
     images, prompts = batch
     before = torch.get_rng_state()
