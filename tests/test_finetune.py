@@ -12,12 +12,14 @@ import pytest
 import rewards_for_tests
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from reward_server_for_tests import reward_server
 from safetensors.torch import load_file, save_file
 
 from reward_models import load as load_reward
 from rlhf_images import recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.algorithms.grpo import GRPO
+from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
 from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
 from rlhf_images.evaluate import evaluate
@@ -332,6 +334,28 @@ def test_failures_within_the_budget_are_masked(config):
     assert rows[0]["reward_failures"] == 1
     for name in ("reward", "reward_p10", "reward_std"):  # pictures of about equal brightness: a 0 among them would tell
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
+
+
+def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path, capsys):
+    """12 pictures are 3 questions: 2 in the evaluation at step 0, then 3 a step; one picture has no score in step 1."""
+    plan = {2: "type: nan"}
+    with reward_server(lambda number: "500" if number >= 8 else plan.get(number, "right")) as (address, _):
+        remote = {"reward": f"remote@{address}?attempts=1", "evaluation": {**config["evaluation"], "every": 4}}
+        with pytest.raises(RewardFailed, match=r"failed on 1 of 12 pictures.* allows 0%"):
+            run(config, **remote, out=str(tmp_path / "strict"))
+    with reward_server(lambda number: "500" if number >= 8 else plan.get(number, "right")) as (address, _):
+        remote["reward"] = f"remote@{address}?attempts=1"
+        values = {**config, **remote, "tolerated_failures": 0.1}
+        (tmp_path / "config.yaml").write_text(json.dumps(values))
+        assert command(["finetune", str(tmp_path / "config.yaml")]) == 4
+    said = capsys.readouterr()
+    assert "no score for 1 of 12 pictures" in said.out
+    assert "the reward failed on 12 of 12 pictures" in said.err
+    rows = [json.loads(line) for line in Path(config["out"], "metrics.jsonl").read_text().splitlines()]
+    assert [row["reward_failures"] for row in rows] == [1, 0]
+    _, sound = run(config, steps=1, out=str(tmp_path / "sound"))
+    assert rows[0]["reward"] == pytest.approx(sound[0]["reward"], abs=0.02)  # a 0 among them would tell
+    assert list(Path(config["out"], "refused").glob("*.safetensors"))
 
 
 def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
