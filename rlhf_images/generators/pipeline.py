@@ -23,7 +23,7 @@ from ..math.path import Path, Prediction
 from ..progress import progress
 from .batches import Parts, in_parts, same, whole
 from .loading import load_pipeline
-from .placement import TextEncoders, offload_vae, tune
+from .placement import TextEncoders, offload_vae, remember_device, tune
 from .prompt_folder import PromptFolder
 from .prompts_cache import Apart, PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
@@ -64,6 +64,7 @@ class Generator:
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval()
+        remember_device(pipe, self.denoiser)
         self._encoders = TextEncoders(pipe, config)
         folder = None if config.prompt_cache is None else PromptFolder(config.prompt_cache, pipe)
         pipe.encode_prompt = PromptCache(pipe, folder, self._encoders.at_hand, self._blind_to_padding)
