@@ -144,6 +144,12 @@ class PreferenceModel(Reward):
             pixels = self.preprocessing.fitted(images.to(self.device))
             return Scores.of(self.network(self.network.evidence(pixels, self.texts(prompts))))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the normalised image embeddings ``(B, E)``."""
+        pixels = self.preprocessing.fitted(images.to(self.device))
+        embedded: Tensor = self.network.clip.encode_image(self.preprocessing.normalised(pixels))
+        return normalize(embedded, dim=-1)
+
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Return the normalised text embeddings ``(B, E)``; each prompt is embedded once, and alone."""

@@ -125,6 +125,14 @@ class Reward(ABC):
         """Return the rewards, by name, whose `reference` this one needs before it can score and that have none yet."""
         return {}
 
+    def features(self, images: Tensor) -> Tensor | None:
+        """Return what it sees in ``images (B, 3, H, W)``, ``(B, D)``, in whose space pictures are near or far.
+
+        None where it has no such space. It tells how far a tuned generator's pictures have gone from the base's.
+        """
+        del images
+        return None
+
     @property
     def id(self) -> str:
         """Return who scores: the name of its class and a hash of the file that defines it.
