@@ -26,8 +26,8 @@ STATISTICS_VERSION = "1"
 class Extractor(ABC):
     """Frozen: its weights are never trained, so what it says of a picture can be kept."""
 
-    by_prompt = False
-    """Whether the features depend on the prompt too."""
+    prompted: frozenset[str] = frozenset()
+    """The blocks that depend on the prompt too."""
     names: tuple[str, ...] = ()
     """What each column means, where that can be said."""
 
@@ -101,7 +101,7 @@ class ClipExtractor(Extractor):
 
     def __init__(self, config: ClipConfig) -> None:
         self.clip, self.parts = Clip.of_folder(config.path), config.parts
-        self.by_prompt = set(config.parts) != {"image"}
+        self.prompted = frozenset(config.parts) - {"image"}
 
     @property
     def id(self) -> str:
@@ -112,7 +112,7 @@ class ClipExtractor(Extractor):
         """Return the parts that were asked for."""
         image = self.clip.images(images)
         found = {"image": image}
-        if self.by_prompt:
+        if self.prompted:
             found["product"] = image * self.clip.texts(prompts)
             found["cosine"] = found["product"].sum(1, keepdim=True)
         return {part: found[part] for part in self.parts}

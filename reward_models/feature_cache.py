@@ -41,7 +41,7 @@ class FeatureCache:
         return {name: block[rows] for name, block in self._blocks.items()}
 
     def _key(self, picture: str, prompt: str) -> str:
-        return picture + (hashlib.sha256(prompt.encode()).hexdigest() if self.extractor.by_prompt else 64 * "0")
+        return picture + (hashlib.sha256(prompt.encode()).hexdigest() if self.extractor.prompted else 64 * "0")
 
     @torch.no_grad()
     def _add(self, missing: dict[str, list[str]], device: torch.device | str) -> None:

@@ -81,8 +81,8 @@ class Head(Reward):
     can = Capabilities(differentiable=True, uncertainty=True, trainable=True)
     log_odds = True
 
-    def __init__(self, features: FeaturesConfig, made: dict[str, Extractor], learnt: Learnt, sizes: dict[str, int]):
-        self.features, self.extractors, self.learnt = features, made, learnt
+    def __init__(self, looked_at: FeaturesConfig, made: dict[str, Extractor], learnt: Learnt, sizes: dict[str, int]):
+        self.looked_at, self.extractors, self.learnt = looked_at, made, learnt
         self.sizes = sizes
         """Columns of each block, in order."""
 
@@ -105,6 +105,14 @@ class Head(Reward):
         with torch.autocast(self.learnt.weights.device.type, enabled=False):
             x = self.evidence(images, prompts)
             return Scores.of(x @ self.learnt.weights, self.learnt.posterior.std(x))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor | None:
+        """Return the bent features ``(B, D)`` that do not depend on the prompt, if there are any."""
+        prompted = {block for made in self.extractors.values() for block in made.prompted}
+        kept = [block not in prompted for block, size in self.sizes.items() for _ in range(size)]
+        with torch.autocast(self.learnt.weights.device.type, enabled=False):
+            return self.evidence(images, [""] * len(images))[:, kept] if any(kept) else None
 
     def doubts(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return Σ^½ x ``(B, D)``."""
@@ -148,7 +156,7 @@ class Head(Reward):
         described = {
             "format": FORMAT,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "features": configs.plain(self.features),
+            "features": configs.plain(self.looked_at),
             "extractors": {name: made.id for name, made in self.extractors.items()},
             "blocks": self.sizes,
             "range": RANGE,
