@@ -80,6 +80,10 @@ class Processes:
             mine = self.shared(mine.float()[None], [self.accelerator.process_index], self.count).double().sum(0)
         return dict(zip(names, mine.tolist(), strict=True))
 
+    def largest(self, value: float) -> float:
+        """Return the largest ``value`` of all processes."""
+        return float(self.shared(torch.tensor([value]), [self.accelerator.process_index], self.count).max())
+
     def any(self, condition: bool) -> bool:
         """Return whether ``condition`` holds on any process."""
         return bool(self.shared(torch.tensor([float(condition)]), [self.accelerator.process_index], self.count).any())
