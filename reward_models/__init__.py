@@ -36,6 +36,8 @@ REWARDS: dict[str, str] = {
     "hpsv2_1": "reward_models.hpsv2:HPSv2.load_2_1",
     "image_reward": "reward_models.image_reward:ImageReward.load",
     "pickscore": "reward_models.pickscore:PickScore.load",
+    # in another process, environment or machine: remote@http://127.0.0.1:8720
+    "remote": "reward_models.remote:Remote.load",
     # the demo's
     "bold": "reward_models.bold:Bold",
     "legibility": "reward_models.legibility:Legibility",
@@ -44,6 +46,7 @@ REWARDS: dict[str, str] = {
 
 FORMATS: dict[str, str] = {
     "rlhf-images preference model 1": "reward_models.preference:PreferenceModel.load",
+    "rlhf-images head 1": "reward_models.head:Head.load",
 }
 """What reads a folder of ``train-reward``, by the ``format`` of its reward.json."""
 

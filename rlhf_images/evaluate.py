@@ -51,6 +51,7 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
 
     def loaded(source: Path | None) -> Generator:
         generator = Generator.load(config.generator, processes.device)
+        generator.remember(evaluator.prompts)
         if source is not None:
             load_trained(generator, source)
         return generator

@@ -1,24 +1,25 @@
-"""What a run leaves at each evaluation of its training: the evaluation itself, the best checkpoint, and the report."""
+"""What a run leaves at each evaluation of its training: the evaluation itself, the best checkpoint, and the alarms."""
 
 from pathlib import Path
 
 from . import recorded
+from .alarms import Alarm, write_alarms
 from .best import keep_best
 from .evaluator import Evaluation
+from .files import disk_errors
 from .finetune_config import FinetuneConfig
 from .generators import Generator
 from .generators.lora import save_trained
-from .report import report
-from .runs import Run
-from .track import Log, save_grid
+from .track import save_grid
 
 
 def keep_evaluation(
-    run: Run, config: FinetuneConfig, generator: Generator, evaluation: Evaluation, step: int, log: Log
-) -> None:
-    """Write what ``generator`` drew after ``step`` finished steps, its adapters, and the page of the run so far.
+    run: Path, config: FinetuneConfig, generator: Generator, evaluation: Evaluation, step: int
+) -> tuple[dict[str, float], list[Alarm]]:
+    """Write what ``generator`` drew after ``step`` finished steps into the folder ``run``, with its adapters.
 
-    On the main process alone, while the generator has the weights that drew it.
+    Return the means to be logged and the alarms that come up. On the main process alone, while the generator has the
+    weights that drew it.
     """
     told, prompts = config.evaluation, list(dict.fromkeys(evaluation.prompts))
     rows = recorded.kept_rows(len(prompts), told.seeds_per_prompt, told.kept_prompts, told.kept_seeds)
@@ -27,10 +28,10 @@ def keep_evaluation(
         save_trained(generator, config.lora, folder)
 
     adapters = weights if config.lora is not None and step else None
-    now = recorded.record(recorded.place(run.folder, step), evaluation, rows, step, adapters)
-    base = recorded.base_of(run.folder)
+    with disk_errors(run):
+        now = recorded.record(recorded.place(run, step), evaluation, rows, step, adapters)
+        keep_best(run, recorded.of_run(run), told.deciding, weights)
+    base = recorded.base_of(run)
     gone = recorded.drift(now, base) if base is not None else {}
-    log.add({"step": step, **evaluation.means(), **gone})
-    save_grid(run.folder / "samples" / f"step_{step:06d}.png", evaluation.images, evaluation.prompts)
-    keep_best(run.folder, recorded.of_run(run.folder), told.deciding, weights)
-    report(run.folder)
+    save_grid(run / "samples" / f"step_{step:06d}.png", evaluation.images, evaluation.prompts)
+    return {**evaluation.means(), **gone}, [alarm for alarm in write_alarms(run) if alarm.step == step]

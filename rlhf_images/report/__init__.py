@@ -6,7 +6,7 @@ template and a line in `page.SECTIONS`.
 """
 
 from .content import Column, Compared, Content, Shot, Votes
-from .of_run import report
+from .of_run import refresh, report
 from .page import write_report
 
-__all__ = ["Column", "Compared", "Content", "Shot", "Votes", "report", "write_report"]
+__all__ = ["Column", "Compared", "Content", "Shot", "Votes", "refresh", "report", "write_report"]

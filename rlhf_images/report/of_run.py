@@ -12,6 +12,7 @@ from ..best import kept_best
 from ..errors import BadInput
 from ..preferences.pairs import Pairs
 from ..preferences.summary import summarise as summarise_votes
+from ..progress import say
 from ..recorded import Recorded, of_run, read
 from ..runs import read_record
 from ..track import read_rows
@@ -43,6 +44,14 @@ def report(folder: Path) -> Path:
     path = folder / "report.html"
     write_report(path, content_of(folder))
     return path
+
+
+def refresh(run: Path) -> None:
+    """Write the report on a run that goes on; what cannot be reported is said, and stops nothing."""
+    try:
+        report(run)
+    except BadInput as error:
+        say(f"no report yet: {error}")
 
 
 def content_of(folder: Path) -> Content:

@@ -8,6 +8,7 @@ import pytest
 import tiny_scorers as tiny
 import torch
 from PIL import Image
+from reward_server_for_tests import served
 
 import reward_models
 from reward_models import REWARDS
@@ -63,12 +64,32 @@ def published(tmp_path_factory) -> dict[str, str]:
     return tiny.published(tmp_path_factory.mktemp("published"))
 
 
-@pytest.fixture(params=[*REWARDS, "trained", "function", "weighted", "weighted in groups", "ensemble"])
+@pytest.fixture(scope="session")
+def remote(trained):
+    """The trained model, in a server."""
+    with served(reward_models.load(str(trained))) as address:
+        yield f"remote@{address}"
+
+
+@pytest.fixture(scope="session")
+def remote_in_groups():
+    with served(reward_models.load("diversity")) as address:
+        yield f"remote@{address}"
+
+
+OTHERS = ["trained", "head", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
+
+
+@pytest.fixture(params=[*REWARDS, *OTHERS])
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
+    if request.param.startswith("remote"):
+        return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
+    if request.param == "head":
+        return reward_models.load(str(request.getfixturevalue("trained_head")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")
