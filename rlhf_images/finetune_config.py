@@ -12,7 +12,7 @@ from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
 from .reward import RewardSpec
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures")
+FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers")
 """Fields that may change when a run continues: no result depends on them."""
 
 
@@ -60,6 +60,9 @@ class FinetuneConfig:
     """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
     checkpoint_every: Count = 20
     """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
+    trackers: tuple[str, ...] = ()
+    """Where the metrics go besides `metrics.jsonl`, by accelerate's names: tensorboard (a folder ``trackers`` of the
+    run), wandb, trackio …; some of them send what they are given away."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not go together."""

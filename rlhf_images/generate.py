@@ -44,6 +44,7 @@ def generate(config: GenerateConfig) -> None:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)
     generator = Generator.load(config.generator, "cuda" if torch.cuda.is_available() else "cpu")
+    generator.remember(prompts)
     run.save()
     wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
     pictures: list[tuple[bytes, Picture]] = []

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 import rewards_for_tests
+import safetensors.torch
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from reward_server_for_tests import reward_server
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from reward_models import load as load_reward
-from rlhf_images import recorded
+from rlhf_images import checkpoint, recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
+from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
-from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.errors import BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
 from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
@@ -256,23 +260,6 @@ def test_groups_that_say_nothing_are_left_out_and_counted(config):
     assert not any(value.abs().max() > 0 for part, value in result(config["out"])[0].items() if "lora_B" in part)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
-        ({"group_size": 1, "updates_per_step": 1}, "nothing to compare"),
-        ({"algorithm": {"name": "grpo", "window": {"size": 3}}}, "a window of 3 does not fit"),
-        ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
-        ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_before_any_weight_is_loaded(config, changes, words):
-    missing = {"generator": {**config["generator"], "path": "no/such/folder"}}
-    with pytest.raises(BadInput, match=words):
-        run(config, **missing, **changes)
-    assert not Path(config["out"]).exists()
-
-
 def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(config, tmp_path):
     """0 ± 1 of each part on the base's pictures; the same reference after a resume and in the evaluation."""
     config |= {"reward": MIXTURE, "steps": 2, "checkpoint_every": 1}
@@ -351,6 +338,33 @@ def test_failures_within_the_budget_are_masked(config):
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
 
 
+WRITES = ["first evaluation", "first checkpoint", "second evaluation", "second checkpoint", "tuned weights"]
+
+
+@pytest.mark.parametrize("number", range(1, 6), ids=WRITES)
+def test_a_full_disk_stops_the_run_and_the_same_command_continues(config, uninterrupted, monkeypatch, number):
+    """At each of the run's writes of weights."""
+    left = [number]
+
+    def full(save):
+        def refused(tensors, path, *arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                Path(path).write_bytes(b"half of")
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            save(tensors, path, *arguments, **options)
+
+        return refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file))
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file))
+    with pytest.raises(NotSaved, match="No space left") as stop:
+        run(config)
+    assert stop.value.exit_code == 5
+    assert not list(Path(config["out"], "checkpoints").glob(".staged*"))
+    assert_same(uninterrupted, run(config), 0)
+
+
 def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path, capsys):
     """12 pictures are 3 questions: 2 in the evaluation at step 0, then 3 a step; one picture has no score in step 1."""
     plan = {2: "type: nan"}
@@ -374,8 +388,6 @@ def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path
 
 
 def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
-    from safetensors.torch import save_file
-
     poisoned = tmp_path / "poisoned"
     shutil.copytree(generator, poisoned)
     file = next((poisoned / "vae").glob("*.safetensors"))
@@ -429,3 +441,131 @@ def test_sizes_that_do_not_go_together_are_refused(config):
         build(FinetuneConfig, {**config, "updates_per_step": 3}, "test")
     built = build(FinetuneConfig, config, "test")
     assert build(FinetuneConfig, plain(built), "again") == built
+
+
+REFUSED = {
+    "group of one": ({"group_size": 1, "updates_per_step": 1}, "nothing to compare"),
+    "window too long": ({"algorithm": {"name": "grpo", "window": {"size": 3}}}, "a window of 3 does not fit"),
+    "no such layer": ({"lora": {"target_modules": ["to_qq"]}}, "no layer 'to_qq'; did you mean 'to_q'"),
+    "no gradient": ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
+    "last steps": ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
+    "no such algorithm": ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
+    "no such reward": ({"reward": "bodl"}, "reward 'bodl': .* did you mean 'bold'"),
+    "half precision": ({"lora": None, "dtype": "bfloat16"}, "needs 'generator.dtype: float32'"),
+    "unknown setting": ({"call": {"max_sequence_len": 6}}, "did you mean 'max_sequence_length'"),
+    "no such tracker": ({"trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
+    "scheduler": ({"scheduler": {"_class_name": "ScoreSdeVeScheduler"}}, "neither a rectified flow nor a discrete"),
+    "no scheduler": ({"scheduler": {"_class_name": "Nobody's"}}, "its scheduler is no class of diffusers"),
+    "a kernel of the other path": (
+        {"scheduler": {"_class_name": "DDIMScheduler"}, "algorithm": {"name": "grpo", "kernel": "flow_sde"}},
+        "flow_sde is for rectified flows",
+    ),
+    "a pipeline that cannot be tuned": ({"pipeline": "FluxControlPipeline"}, "wants a control picture"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_before_a_weight_is_read(config, generator, tmp_path, name):
+    """Every file of weights in the generator's folder is garbage: whoever opened one would say that instead."""
+    changes, words = REFUSED[name]
+    folder = tmp_path / "garbage"
+    shutil.copytree(generator, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"not weights")
+    values = {**config, **changes, "generator": {**config["generator"], "path": str(folder)}}
+    for key in ("dtype", "call"):
+        if key in changes:
+            values["generator"][key] = values.pop(key)
+    if "scheduler" in changes:
+        values.pop("scheduler")
+        scheduler = changes["scheduler"]
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    if "pipeline" in changes:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": values.pop("pipeline")}))
+    with pytest.raises(BadInput, match=words) as refusal:
+        run(values)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    assert not Path(config["out"]).exists()
+
+
+def test_garbage_for_weights_is_one_line_too(config, generator, tmp_path):
+    """What the test above stands on."""
+    folder = tmp_path / "garbage"
+    shutil.copytree(generator, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"not weights")
+    with pytest.raises(BadInput, match="cannot be loaded as a diffusers pipeline"):
+        run(config, generator={**config["generator"], "path": str(folder)})
+
+
+class Listener(GeneralTracker):
+    name = "for_tests"
+    requires_logging_directory = False
+    heard = []
+
+    @property
+    def tracker(self):
+        return self.heard
+
+    def __init__(self, run_name, **settings):
+        super().__init__()
+        self.heard.append(("begins", run_name))
+
+    def store_init_configuration(self, values):
+        self.heard.append(("config", values))
+
+    def log(self, values, step=None, **settings):
+        self.heard.append((step, values))
+
+    def finish(self):
+        self.heard.append(("ends", None))
+
+
+def test_trackers_hear_what_is_logged(config, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "for_tests", Listener)
+    monkeypatch.setattr(Listener, "heard", [])
+    _, rows = run(config, steps=2, trackers=["for_tests"])
+    heard = Listener.heard
+    assert heard[0] == ("begins", "run")
+    assert heard[1][1]["algorithm.name"] == "nft"
+    assert all(isinstance(value, bool | int | float | str) for value in heard[1][1].values())
+    steps = [(step, "evaluation/reward" in values) for step, values in heard[2:-1]]
+    assert steps == [(0, True), (1, False), (2, False), (2, True)]
+    assert heard[3][1]["reward"] == rows[0]["reward"]
+    assert heard[-1] == ("ends", None)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ddpo"])
+def test_the_run_says_whether_the_first_ratio_is_one(config, capsys, name):
+    _, rows = run(config, algorithm={"name": name}, steps=2)
+    assert "likelihood ratios at the first update: exactly 1" in capsys.readouterr().out
+    assert rows[0]["ratio_off"] == 0
+    assert rows[0]["ratio"] != 1  # that of the second update, after the weights have moved, is in this mean
+
+
+def test_a_rollout_that_training_does_not_repeat_is_told(config, capsys, monkeypatch):
+    """The pictures were drawn by a policy whose means lie elsewhere."""
+    rollout = GRPO.rollout
+
+    def elsewhere(*arguments):
+        drawn = rollout(*arguments)
+        drawn.means.add_(0.05)
+        return drawn
+
+    monkeypatch.setattr(GRPO, "rollout", elsewhere)
+    run(config, algorithm={"name": "grpo"}, steps=1)
+    assert "away from 1, so sampling and training do not compute the same" in capsys.readouterr().out
+
+
+def test_a_failed_picture_without_a_slope_does_not_stop_the_others(config):
+    """Direct backpropagation: where the reward failed its gradient is not a number, and must not reach the weights."""
+    changes = {"algorithm": {"name": "draft"}, "tolerated_failures": 0.5, "steps": 1}
+    weights, rows = run(config, reward="rewards_for_tests:LightWithAHole", **changes)
+    assert rows[0]["reward_failures"] >= 1
+    assert rows[0]["grad_norm"] > 0
+    assert all(torch.isfinite(value).all() for value in weights.values())
