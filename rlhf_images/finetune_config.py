@@ -35,7 +35,7 @@ FIELDS = Fields(
     """,
     # Where and how it is computed, how often it is saved and looked at, and the folder's name: it may be moved.
     free="""
-        out micro_size checkpoint_every evaluation.every trackers
+        out micro_size checkpoint_every evaluation.every trackers stop_on_alarm
         generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
     """,
 )
@@ -84,6 +84,8 @@ class FinetuneConfig:
     """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
     tolerated_failures: Fraction = 0.0
     """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
+    stop_on_alarm: bool = False
+    """Whether the run stops, with exit code 6, at the evaluation that raises an alarm (docs/alarms.md)."""
     checkpoint_every: Count = 20
     """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
     trackers: tuple[str, ...] = ()
