@@ -58,7 +58,7 @@ def _tell(text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from . import configured, evaluate, exchange, label, serve_reward
+    from . import configured, evaluate, exchange, label, score, serve_reward
 
     top = argparse.ArgumentParser(
         prog="rlhf-images",
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
     )
     stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
-    for command in (configured, label, evaluate, exchange, serve_reward):
+    for command in (configured, label, evaluate, exchange, score, serve_reward):
         command.add(stages)
     return top
 
