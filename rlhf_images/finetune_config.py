@@ -12,7 +12,7 @@ from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
 from .reward import RewardSpec
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers")
+FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers", "stop_on_alarm")
 """Fields that may change when a run continues: no result depends on them."""
 
 
@@ -58,6 +58,8 @@ class FinetuneConfig:
     """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
     tolerated_failures: Fraction = 0.0
     """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
+    stop_on_alarm: bool = False
+    """Whether the run stops, with exit code 6, at the evaluation that raises an alarm (docs/alarms.md)."""
     checkpoint_every: Count = 20
     """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
     trackers: tuple[str, ...] = ()
