@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from . import recorded
 from .alarms import FILE
@@ -35,7 +36,7 @@ def alarm_pairs(run: str) -> Path:
     return out
 
 
-def _read(path: Path) -> list[dict[str, object]]:
+def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise BadInput(f"{path.parent}: no finetune run with evaluations ({path.name} is missing)")
     return list(json.loads(path.read_text(encoding="utf-8")))
