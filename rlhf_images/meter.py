@@ -4,6 +4,7 @@ It works on real tensors, and on weights without values (on the *meta* device). 
 value either, while token numbers, times and masks stay real: so the code of any pipeline, which looks at those, runs.
 """
 
+import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +14,17 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+PLAIN_ATTENTION: Callable[..., Tensor] = functional.scaled_dot_product_attention
+FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
 INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 
 
@@ -62,16 +66,16 @@ class Work:
 
 @final
 class Meter(TorchDispatchMode):
-    """Counts what runs in its ``with`` as `work`; of the storage made there, ``live`` bytes now and ``peak`` at most."""
+    """Counts what runs in its ``with`` as `work`; of storage made there, ``live`` bytes now and ``peak`` at most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._work = Work()
         self._traffic = 0
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
-        self._known: set[int] = set()
-        self._attention = _FusedAttention()
+        self._seen: dict[Any, tuple[_Form, _Cost | None]] = {}
+        self._values = _RealValues()
 
     @property
     def work(self) -> Work:
@@ -83,17 +87,19 @@ class Meter(TorchDispatchMode):
         self.peak = self.live
 
     def __enter__(self) -> "Meter":
-        """Begin to count."""
-        self._attention.__enter__()
-        super().__enter__()
+        """Begin to count, and let attention without values run as a fused kernel does: no matrix of all pairs."""
+        functional.scaled_dot_product_attention = _attention
+        self._values.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop counting."""
-        super().__exit__(kind, error, trace)
-        self._attention.__exit__(kind, error, trace)
+        functional.scaled_dot_product_attention = PLAIN_ATTENTION
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._values.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -101,45 +107,52 @@ class Meter(TorchDispatchMode):
         """Run one operation, on meta if one of its tensors is there, and count it."""
         del types
         given = dict(kwargs or {})
-        inputs = list(_tensors((args, given)))
-        without_value = any(tensor.device == META for tensor in inputs)
-        if "device" in given:
-            given["device"] = META if without_value else _real(given["device"])
-        if not without_value:
+        inputs = list(_tensors((*args, *given.values())))
+        if not any(tensor.device == META for tensor in inputs):
+            if "device" in given:
+                given["device"] = _real(given["device"])
             result = func(*args, **given)
-        elif func is torch.ops.aten._local_scalar_dense.default:
+            self._count(inputs, result, _Cost.of(func, args, given, inputs, result))
+            return result
+        if "device" in given:
+            given["device"] = META
+        return self._without_values(func, args, given, inputs)
+
+    def _without_values(self, func: Any, args: tuple[Any, ...], given: dict[str, Any], inputs: list[Tensor]) -> Any:
+        """Run an operation on tensors of which one has no value; what was seen before is not asked of torch again."""
+        if func is torch.ops.aten._local_scalar_dense.default:
             return {torch.bool: True}.get(inputs[0].dtype, 1.0 if inputs[0].is_floating_point() else 1)
-        elif func is torch.ops.aten.equal.default:
+        if func is torch.ops.aten.equal.default:
             return True
-        elif any(tensor.device != META for tensor in inputs):
+        if any(tensor.device != META for tensor in inputs):
             written = _written(func, args, given)
             if written is not None and written.device != META:
                 return written  # a real tensor cannot take what has no value
             if func._overloadpacket in INDEXING:
                 args = (args[0], _numbered(args[1]), *args[2:])
             args, given = tree_map_only(Tensor, _emptied, (args, given))
-            result = func(*args, **given)
+        key = None if _aliases(func) else (func, _key(args), _key(tuple(given.items())))
+        seen = self._seen.get(key)
+        if seen is not None:
+            form, cost = seen
+            result = form.made()
         else:
             result = func(*args, **given)
-        self._count(func, args, given, inputs, result)
+            cost = _Cost.of(func, args, given, inputs, result)
+            if key is not None:
+                self._seen[key] = (_Form.of(result), cost)
+        self._count(inputs, result, cost)
         return result
 
-    def _count(self, func: Any, args: Any, given: Any, inputs: list[Tensor], result: Any) -> None:
-        outputs = list(_tensors(result))
+    def _count(self, inputs: list[Tensor], result: Any, cost: "_Cost | None") -> None:
         before = {tensor.untyped_storage()._cdata for tensor in inputs}
-        new = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in before]
-        for tensor in new:
-            self._hold(tensor)
-        formula = flop_registry.get(func._overloadpacket)
-        flops = int(formula(*args, **given, out_val=result)) if formula is not None else 0
-        in_place = any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments)
-        if not (new or in_place) or not inputs:
-            return  # a view
-        dtype = inputs[0].dtype
-        moved = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *new))
-        self._traffic += moved
-        self._work.flops_by_dtype[dtype] += flops
-        self._work.shape[dtype, flops, moved] += 1
+        for tensor in _tensors(result if isinstance(result, tuple | list) else (result,)):
+            if tensor.untyped_storage()._cdata not in before:
+                self._hold(tensor)
+        if cost is not None:
+            self._traffic += cost.moved
+            self._work.flops_by_dtype[cost.dtype] += cost.flops
+            self._work.shape[cost.dtype, cost.flops, cost.moved] += 1
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -156,16 +169,16 @@ class Meter(TorchDispatchMode):
 
 
 @final
-class _FusedAttention(TorchFunctionMode):
-    """Lets attention without values run as a fused kernel does on every device: without the matrix of all pairs."""
+class _RealValues(TorchFunctionMode):
+    """Lets tensors that are made of numbers keep them."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Exchange attention on meta for a kernel that has a meta form."""
+        """Make them on the CPU where they were to be on meta."""
         del types
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            return _attention(*args, **(kwargs or {}))
+        if func in FROM_VALUES and kwargs and "device" in kwargs:
+            kwargs = {**kwargs, "device": _real(kwargs["device"])}
         return func(*args, **(kwargs or {}))
 
 
@@ -181,8 +194,7 @@ def _attention(
 ) -> Tensor:
     fused = query.ndim == 4 and query.shape[-1] == value.shape[-1]
     if not fused or META not in (query.device, key.device, value.device):
-        plain = torch.nn.functional.scaled_dot_product_attention
-        return plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return PLAIN_ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa:
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
     if attn_mask is not None and not attn_mask.is_floating_point():
@@ -192,8 +204,74 @@ def _attention(
     return attended
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
+@final
+@dataclass(frozen=True)
+class _Cost:
+    """Of one operation that is more than a view."""
+
+    dtype: torch.dtype
+    flops: int
+    moved: int
+
+    @classmethod
+    def of(cls, func: Any, args: Any, given: Any, inputs: list[Tensor], result: Any) -> "_Cost | None":
+        before = {tensor.untyped_storage()._cdata for tensor in inputs}
+        outputs = list(_tensors(result if isinstance(result, tuple | list) else (result,)))
+        new = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in before]
+        if not inputs or not (new or _written(func, args, given) is not None):
+            return None
+        formula = flop_registry.get(func._overloadpacket)
+        flops = int(formula(*args, **given, out_val=result)) if formula is not None else 0
+        moved = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *new))
+        return cls(inputs[0].dtype, flops, moved)
+
+
+@final
+@dataclass(frozen=True)
+class _Form:
+    """Sizes, strides and types of what an operation returns, and the kind of its sequence."""
+
+    kind: type | None
+    parts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, result: Any) -> "_Form":
+        several = isinstance(result, tuple | list)
+        parts = tuple(result) if several else (result,)
+        forms = tuple((p.shape, p.stride(), p.dtype) if isinstance(p, Tensor) else p for p in parts)
+        return cls(type(result) if several else None, forms)
+
+    def made(self) -> Any:
+        parts = [
+            torch.empty_strided(part[0], part[1], dtype=part[2], device=META) if isinstance(part, tuple) else part
+            for part in self.parts
+        ]
+        return parts[0] if self.kind is None else tuple(parts) if issubclass(self.kind, tuple) else parts
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """Yield the tensors of an operation's arguments, which may be lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _key(value: Any) -> Any:
+    """Return what tells apart the arguments of operations on meta."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, tuple | list):
+        return tuple(_key(part) for part in value)
+    return type(value), value
+
+
+@functools.cache
+def _aliases(func: Any) -> bool:
+    """Return whether what ``func`` returns may be, or write into, one of its arguments."""
+    values = (*func._schema.arguments, *func._schema.returns)
+    return any(value.alias_info is not None for value in values)
 
 
 def _real(device: Any) -> Any:

@@ -1,16 +1,19 @@
 """`plan`: whether a run fits, how long a step takes and what bounds it, before a weight is downloaded.
 
 A `Rehearsal` counts; here are the sums. Every figure says where it comes from: *counted* (from the modules, by the
-loop's own code), *computed* (from counted ones), *assumed* (a maker's data sheet, a rule of thumb) or *measured* (here).
+loop's own code), *computed* (from counted ones), *data sheet*, *assumed* (a rule of thumb) or *measured* (here, now).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
+import torch
+
 from .cards import BETWEEN_MACHINES, DISK, GB, Card
 from .checkpoint import KEPT
 from .config import Count
+from .errors import BadInput
 from .finetune_config import FinetuneConfig
 from .meter import Work
 from .rehearsal import Rehearsal, rehearse
@@ -29,7 +32,7 @@ class Row:
     """A line of the table."""
 
     name: str
-    value: str
+    value: str = ""
     source: str = ""
 
 
@@ -97,7 +100,11 @@ class Plan:
     def memory(self) -> dict[str, float]:
         """Return the bytes of each part on one card, at the moment when most is needed."""
         r, generator, size = self.rehearsal, self.config.generator, NUMBER * self.rehearsal.trained
-        away = {name for name in r.weights if name.startswith("text_encoder")} if generator.text_encoders != "keep" else set()
+        away = (
+            {name for name in r.weights if name.startswith("text_encoder")}
+            if generator.text_encoders != "keep"
+            else set()
+        )
         away |= {"vae", "movq"} if generator.offload_vae else set()
         resident = {f"weights: {name}": bytes_ for name, bytes_ in r.weights.items() if name not in away}
         held = self.share * r.picture
@@ -126,14 +133,17 @@ class Plan:
         return (1 + MOMENTS + len(self.rehearsal.snapshots)) * NUMBER * self.rehearsal.trained
 
     @property
+    def source(self) -> str:
+        """Return where the card's figures come from."""
+        return "measured" if self.card.measured else "data sheet"
+
+    @property
     def fits(self) -> bool:
         """Return whether the memory suffices."""
         return sum(self.memory().values()) <= self.card.memory
 
 
-def plan(
-    config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], card: Card, processes: int
-) -> Plan:
+def plan(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], card: Card, processes: int) -> Plan:
     """Return the plan of ``config`` on ``processes`` cards."""
     return Plan(config, card, processes, rehearse(config, load_reward))
 
@@ -164,7 +174,7 @@ def changes(made: Plan, load_reward: Callable[[RewardSpec], Reward]) -> list[str
             made = plan(changed, load_reward, made.card, made.processes)
         except BadInput:  # a network that cannot recompute
             continue
-        found.append(f"{name}: {_gb(sum(made.memory().values()))} a card")
+        found.append(f"{name}: {_bytes(sum(made.memory().values()))} a card")
     if not made.fits:
         found.append("a card with more memory" if config.lora is not None else "lora: adapters instead of all weights")
     return found
@@ -172,33 +182,89 @@ def changes(made: Plan, load_reward: Callable[[RewardSpec], Reward]) -> list[str
 
 def table(made: Plan) -> list[Row]:
     """Return the plan as lines to read."""
-    r, card, config = made.rehearsal, made.card, made.config
-    where = "measured" if card.measured else "data sheet"
-    rows = [Row("FLOPs of one picture", "", ""), Row("  one prediction", _tera(r.prediction.flops), "counted")]
-    for stage in made.stages():
-        rows.append(Row(f"  {stage.name}", _tera(stage.work.flops * stage.times / made.share), "counted"))
-    per_picture = made.flops / made.share
-    rows += [
-        Row("  in all", _tera(per_picture), "computed"),
-        Row("  the text encoders, once a prompt", _tera(r.encoding.flops / max(len(set(config.prompts)), 1)), "counted"),
+    return [*_arithmetic(made), *_memory(made), *_time(made), *_keeping(made)]
+
+
+def text(rows: list[Row]) -> str:
+    """Return ``rows`` in columns; what is said in words takes a line of its own."""
+    widths = [max(len(getattr(row, column)) for row in rows if row.value) for column in ("name", "value")]
+    return "\n".join(f"{row.name:{widths[0]}}  {row.value:>{widths[1]}}  {row.source}".rstrip() for row in rows)
+
+
+def _arithmetic(made: Plan) -> list[Row]:
+    r, config = made.rehearsal, made.config
+    per_picture = [(stage.name, stage.work.flops * stage.times / made.share) for stage in made.stages()]
+    details = {
+        "sampling": f" ({config.generator.steps} steps)",
+        "learning": f" ({r.examples_per_picture:g} examples, forward and backward)",
+    }
+    return [
+        Row("FLOPs of one picture"),
+        Row("  one prediction of the denoiser", _tera(r.prediction.flops), "counted"),
+        *(Row(f"  {name}{details.get(name, '')}", _tera(flops), "counted") for name, flops in per_picture),
+        Row("  in all", _tera(made.flops / made.share), "computed"),
+        Row("  once a prompt: the text encoders", _tera(r.encoding.flops), "counted"),
+        *(Row(f"  assumed: {assumption}") for assumption in r.assumptions),
     ]
-    rows += [Row(f"memory of one card, of {_gb(card.memory)}", "", where)]
-    sources = {"sampling": "counted", "activations": "counted", "pictures and latents of a step": "counted"}
-    rows += [Row(f"  {name}", _gb(size), sources.get(name, "counted")) for name, size in made.memory().items()]
-    rows += [Row("  in all", _gb(sum(made.memory().values())), "computed")]
+
+
+def _memory(made: Plan) -> list[Row]:
+    memory = made.memory()
+    total = sum(memory.values())
+    verdict = "fits" if made.fits else "DOES NOT FIT"
+    return [
+        Row(f"memory of one card ({made.share} pictures a step, {made.config.micro_size} at a time)"),
+        *(Row(f"  {name}", _bytes(size), "counted") for name, size in memory.items() if size),
+        Row("  in all", _bytes(total), "computed"),
+        Row(f"  the card's: {verdict}", _bytes(made.card.memory), made.source),
+    ]
+
+
+def _time(made: Plan) -> list[Row]:
     best, eager = (made.seconds(eager=eager) for eager in (False, True))
-    rows += [Row(f"a step of {made.pictures} pictures on {made.processes} × {card.name}", "at best / one by one", where)]
-    rows += [Row(f"  {name}", f"{best[name]:.3g} s / {eager[name]:.3g} s", "computed") for name in best]
-    rows += [
-        Row("  in all", f"{sum(best.values()):.3g} s / {sum(eager.values()):.3g} s", "computed"),
-        Row("  pictures/s", f"{made.pictures / sum(best.values()):.3g} / {made.pictures / sum(eager.values()):.3g}", "computed"),
+    wholes = [sum(times.values()) for times in (best, eager)]
+    card = made.card
+    rates = {
+        name: f"{card.rate(dtype) / 1e12:.3g}" for name, dtype in (("half", torch.bfloat16), ("single", torch.float32))
+    }
+    return [
+        Row(f"a step of {made.pictures} pictures on {made.processes} × {card.name}", "at best / one by one"),
+        *(Row(f"  {name}", f"{best[name]:.3g} / {eager[name]:.3g} s", "computed") for name in best),
+        Row("  in all", f"{wholes[0]:.3g} / {wholes[1]:.3g} s", "computed"),
+        Row("  pictures a second", " / ".join(f"{made.pictures / whole:.3g}" for whole in wholes), "computed"),
+        Row(
+            f"  the run's {made.config.steps} steps, without evaluations",
+            " / ".join(_duration(made.config.steps * whole) for whole in wholes),
+            "computed",
+        ),
+        Row("  matrix products, bfloat16 / float32", f"{rates['half']} / {rates['single']} TFLOP/s", made.source),
+        Row("  memory", f"{card.bandwidth / 1e12:.3g} TB/s", made.source),
+        Row("  an operation takes at least", f"{card.launch * 1e6:.2g} µs", "measured" if card.measured else "assumed"),
     ]
+
+
+def _keeping(made: Plan) -> list[Row]:
+    r = made.rehearsal
+    rows = [
+        Row("what is kept and sent"),
+        Row("  trained", f"{r.trained / 1e6:.4g} M numbers", "counted"),
+        Row("  a checkpoint", _bytes(made.checkpoint), "counted"),
+        Row(f"  disk for {KEPT} of them and the one being written", _bytes((KEPT + 1) * made.checkpoint), "computed"),
+        Row(f"  writing one at {DISK / GB:g} GB/s", f"{made.checkpoint / DISK:.2g} s", "assumed"),
+    ]
+    if made.processes > 1:
+        rows.append(Row("  gradients that a card sends in a step", _bytes(made.gradient_bytes()), "computed"))
+        rows.append(Row("  the slowest link", f"{made.slowest_link / GB:g} GB/s", "assumed"))
     return rows
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h" if seconds >= 3600 else f"{seconds:.3g} s"
+
+
 def _tera(flops: float) -> str:
-    return f"{flops / 1e12:.4g} T" if flops >= 1e9 else f"{flops / 1e6:.4g} M"
+    return f"{flops / 1e12:.4g} TFLOP" if flops >= 1e9 else f"{flops / 1e6:.4g} MFLOP"
 
 
-def _gb(size: float) -> str:
+def _bytes(size: float) -> str:
     return f"{size / GB:.3g} GB" if size >= GB / 100 else f"{size / 1e6:.3g} MB"

@@ -4,11 +4,13 @@ Nothing here knows a model or an algorithm. What is counted is what `finetune` w
 examples, the same update, on one micro-batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from .algorithms import Scored
@@ -105,7 +107,7 @@ def _counted(
             prediction = laps.next()
         scoring = _scored(reward, rollout.images, prompts, assumptions)
         scoring_work, scoring_peak = laps.next(), laps.peak
-        scored = _made_up_scores(config, micro, policy.processes)
+        scored = made_up_scores(config, micro, policy.processes)
         every = config.algorithm.examples(rollout, scored, generator, randomness)
         examples = every.select(range(min(config.micro_size, len(every))))
         judge = reward or _Brightness()
@@ -166,6 +168,7 @@ class _Brightness(Reward):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the mean of all pixels."""
+        del prompts
         return Scores.of(images.flatten(1).mean(1))
 
 
@@ -173,7 +176,8 @@ def _reward(
     config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], assumptions: list[str]
 ) -> Reward | None:
     try:
-        reward = load_reward(config.reward).to(META)
+        with _no_downloads():
+            reward = load_reward(config.reward).to(META)
         adopt(reward, {name: [0.0, 1.0] for name in reward.unmeasured()})
         return reward
     except Stop as stop:
@@ -181,6 +185,16 @@ def _reward(
     except NotImplementedError:
         assumptions.append("reward: left out, for it does not run without values")
     return None
+
+
+@contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Take from the hub's cache what is there, and nothing from the hub: weights are gigabytes."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _scored(reward: Reward | None, images: Tensor, prompts: list[str], assumptions: list[str]) -> bool:
@@ -197,10 +211,12 @@ def _scored(reward: Reward | None, images: Tensor, prompts: list[str], assumptio
     return True
 
 
-def _made_up_scores(config: FinetuneConfig, pictures: int, processes: Processes) -> Scored:
+def made_up_scores(config: FinetuneConfig, pictures: int, processes: Processes) -> Scored:
     """Return scores in which every picture differs from the others of its group."""
     groups = -(-pictures // config.group_size)
-    rewards_PK = torch.linspace(1, -1, config.group_size).expand(groups, -1) if config.group_size > 1 else torch.ones(groups, 1)
+    rewards_PK = (
+        torch.linspace(1, -1, config.group_size).expand(groups, -1) if config.group_size > 1 else torch.ones(groups, 1)
+    )
     return Scored(rewards_PK, torch.ones_like(rewards_PK).bool(), rewards_PK, list(range(pictures)), processes.shared)
 
 

@@ -58,7 +58,7 @@ def _tell(text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from . import configured, evaluate, exchange, label
+    from . import configured, evaluate, exchange, label, plan
 
     top = argparse.ArgumentParser(
         prog="rlhf-images",
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
     )
     stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
-    for command in (configured, label, evaluate, exchange):
+    for command in (configured, label, evaluate, exchange, plan):
         command.add(stages)
     return top
 

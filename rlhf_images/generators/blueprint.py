@@ -1,10 +1,10 @@
 """A pipeline without weights, from its configs alone: every network on the meta device, tokenizers and times real."""
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import transformers
 from torch import nn
@@ -16,6 +16,8 @@ from .tiny import word_tokenizer
 
 PROMPT_TOKENS = 512
 """Longest prompt of an encoder whose config has no limit."""
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that draw nothing."""
 CHAT = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
 
 
@@ -33,9 +35,10 @@ def blueprint(config: GeneratorConfig) -> tuple[Any, list[str]]:
         if not isinstance(value, list | tuple) or name.startswith("_") or len(value) != 2:
             continue
         library, class_name = value
-        optional = name in ("safety_checker", "feature_extractor", "image_encoder")
-        parts[name] = None if class_name is None or optional else _part(config, index, name, library, missing)
-    settings = {name: index[name] for name in _settings_of(kind) if name in index and name not in parts}
+        parts[name] = None if class_name is None or name in OPTIONAL else _part(config, index, name, library, missing)
+    needed = inspect.signature(kind).parameters.items()
+    parts = {**{name: None for name, value in needed if name in OPTIONAL and value.default is value.empty}, **parts}
+    settings = {name: index[name] for name, _ in needed if name in index and name not in parts}
     try:
         pipe = kind(**parts, **settings)
     except UNREADABLE as error:
@@ -55,11 +58,12 @@ def _part(config: GeneratorConfig, index: dict[str, Any], name: str, library: st
         raise BadInput(f"{config.path}: its {name} is no class of transformers ({index[name][1]})")
     if isinstance(known, type) and issubclass(known, nn.Module):
         return _network(config, name, known)
-    try:
-        return known.from_pretrained(config.path, subfolder=name)
-    except UNREADABLE:
-        missing.append(name)
-        return _every_word_a_token(config, index, name)
+    folder = Path(config.path)
+    if (folder / name).is_dir() or not folder.is_dir():  # transformers makes an empty tokenizer of no files
+        with suppress(*UNREADABLE):
+            return known.from_pretrained(config.path, subfolder=name)
+    missing.append(name)
+    return _every_word_a_token(config, index, name)
 
 
 def _network(config: GeneratorConfig, name: str, known: Any) -> nn.Module:
@@ -92,10 +96,6 @@ def _every_word_a_token(config: GeneratorConfig, index: dict[str, Any], name: st
     words = word_tokenizer([], length, 1)
     words.chat_template = CHAT
     return words
-
-
-def _settings_of(kind: Any) -> set[str]:
-    return set(inspect.signature(kind.__init__).parameters) - {"self"}
 
 
 def _line(error: Exception) -> str:
