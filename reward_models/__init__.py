@@ -1,7 +1,7 @@
 """Reward models: what scores pictures. Add one by writing its file and its line in `REWARDS`.
 
-Reading order: `bold` (a taste in a page), `legibility` (the judge), `preference` (what is trained), `train` (how),
-`combine` (several at once). This package imports `rlhf_images`; `rlhf_images` never imports it.
+Reading order: `bold` (a taste in a page), `legibility` (the judge), `preference` (what is trained), `family` and
+`train` (how), `combine` (several at once). This package imports `rlhf_images`; `rlhf_images` never imports it.
 """
 
 import difflib
@@ -36,6 +36,8 @@ REWARDS: dict[str, str] = {
     "hpsv2_1": "reward_models.hpsv2:HPSv2.load_2_1",
     "image_reward": "reward_models.image_reward:ImageReward.load",
     "pickscore": "reward_models.pickscore:PickScore.load",
+    # in another process, environment or machine: remote@http://127.0.0.1:8720
+    "remote": "reward_models.remote:Remote.load",
     # the demo's
     "bold": "reward_models.bold:Bold",
     "legibility": "reward_models.legibility:Legibility",
@@ -44,6 +46,8 @@ REWARDS: dict[str, str] = {
 
 FORMATS: dict[str, str] = {
     "rlhf-images preference model 1": "reward_models.preference:PreferenceModel.load",
+    "rlhf-images head 1": "reward_models.head:Head.load",
+    "rlhf-images clip 1": "reward_models.clip_preference:ClipPreference.load",
 }
 """What reads a folder of ``train-reward``, by the ``format`` of its reward.json."""
 

@@ -67,6 +67,10 @@ class Aesthetic(Reward):
         del prompts
         return Scores.of((self.clip.images(images) * self.weight).sum(-1) + self.bias)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
+
     def to(self, device: torch.device | str) -> "Aesthetic":
         """Return the scorer with its weights on ``device``."""
         self.clip.to(device)

@@ -6,19 +6,18 @@ and 0.5. A ridge pulls the head to what the towers say alone, as a Gaussian prio
 
 import tempfile
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_images.config import Count, Positive, Weight
 from rlhf_images.statistics import mean_estimate
 
-from .comparisons import Comparisons
+from .comparisons import Comparisons, mean_one
 from .preference import PreferenceModel
 
 RESAMPLES = 2000
@@ -41,8 +40,6 @@ class BradleyTerryConfig:
     """Peak learning rate of the image tower; 0 leaves it as it is, which a few hundred pairs are better with."""
     weight_decay: Weight = 0.05
     """Decoupled weight decay of the image tower."""
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Share of the pairs kept aside to measure the accuracy."""
 
 
 @final
@@ -59,8 +56,13 @@ class Agreement:
     """How many pairs were not tied."""
 
 
-def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: BradleyTerryConfig, seed: int) -> None:
-    """Fit the head of ``model``, and its image tower if asked, to the pairs ``train`` of ``data`` by TRL's trainer."""
+def learn(
+    model: PreferenceModel, data: Comparisons, pictures: Tensor, train: list[int], config: BradleyTerryConfig, seed: int
+) -> None:
+    """Fit the head of ``model``, and its image tower if asked, to the pairs ``train`` of ``data`` by TRL's trainer.
+
+    ``pictures (N, 3, S, S)`` are those of ``data`` at the size that the towers see.
+    """
     from transformers.trainer_callback import PrinterCallback
 
     from . import trl_trainer as trl
@@ -68,38 +70,43 @@ def learn(model: PreferenceModel, data: Comparisons, train: list[int], config: B
     network = model.network
     texts = model.texts(data.prompts).cpu()
     shown = data.shown(train)
-    network.standardise([part.to(model.device) for part in torch.split(data.pictures[shown], 256)], texts[shown])
+    network.standardise([part.to(model.device) for part in torch.split(pictures[shown], 256)], texts[shown])
     network.head.requires_grad_(True)
     groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
     if config.tower_lr:
-        inputs = {"pixels": data.pictures, "texts": texts}
+        inputs = {"pixels": pictures, "texts": texts}
         tower = list(network.clip.visual.requires_grad_(True).parameters())
         groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
     else:
-        inputs = {"evidence": _evidence(model, data)}
-    batch = min(config.batch, len(train))
+        inputs = {"evidence": _evidence(model, data, pictures)}
+    batch, strength = min(config.batch, len(train)), config.ridge / data.weight[train].sum().item()
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
             model=trl.Scorer(network),
-            args=trl.arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
+            args=trl.arguments(
+                folder, seed=seed, batch=batch, lr=config.lr, num_train_epochs=config.epochs, warmup_steps=0.1
+            ),
             train_dataset=trl.dummies(train),
             processing_class=trl.vocabulary(),
-            data_collator=trl.Collator(data, inputs, train),
+            data_collator=trl.Collator(
+                data, lambda rows: {n: v[rows] for n, v in inputs.items()}, mean_one(data, train)
+            ),
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
             callbacks=[trl.Progress(config.epochs * -(-len(train) // batch))],
-            ridge=config.ridge / data.weight[train].sum().item(),
+            lesson="bradley_terry",
+            penalty=lambda scorer: strength / 2 * (scorer.network.head - scorer.network.prior).square().sum(),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     network.eval().requires_grad_(False)
     with torch.no_grad():
-        network.bias.sub_(scores(model, data)[shown].mean())
+        network.bias.sub_(scores(model, data, pictures)[shown].mean())
 
 
 @torch.no_grad()
-def scores(model: PreferenceModel, data: Comparisons) -> Tensor:
+def scores(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
     """Return the score of every picture of ``data`` ``(N,)``."""
-    score: Tensor = model.network(_evidence(model, data).to(model.device))
+    score: Tensor = model.network(_evidence(model, data, pictures).to(model.device))
     return score.cpu()
 
 
@@ -118,7 +125,7 @@ def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray
 
 
 @torch.no_grad()
-def _evidence(model: PreferenceModel, data: Comparisons) -> Tensor:
+def _evidence(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
     texts = model.texts(data.prompts)
-    parts = zip(torch.split(data.pictures, 256), torch.split(texts, 256), strict=True)
+    parts = zip(torch.split(pictures, 256), torch.split(texts, 256), strict=True)
     return torch.cat([model.network.evidence(pixels.to(model.device), text).cpu() for pixels, text in parts])

@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from .bradley_terry import RESAMPLES
-from .recognise import Recognised
 
 TIES = "pairs whose votes are tied are left out of the accuracies"
 
@@ -49,7 +48,8 @@ class Card:
     """Standard deviation of the scores of the training pictures, in log-odds."""
     head: dict[str, float]
     """Log-odds for one standard deviation of the cosine and of each statistic of a picture."""
-    recognise: Recognised | None
+    recognise: dict[str, Any] | None
+    """How well the towers know what the captions name, where they learnt it."""
     alarm: str | None
     """Why the model must not be used, or None."""
 
@@ -89,7 +89,7 @@ def as_markdown(card: Card) -> str:
         ("Standard deviation of the scores, log-odds", f"{card.score_std:.2f}"),
     ]
     if card.recognise:
-        known = f"{_percent(card.recognise.held_out_accuracy)} of {card.recognise.captions}"
+        known = f"{_percent(card.recognise['held_out_accuracy'])} of {card.recognise['captions']}"
         rows.append(("Held-out captioned pictures given their caption", known))
     weights = [(name, f"{weight:+.2f}") for name, weight in card.head.items()]
     return "\n".join(

@@ -47,6 +47,10 @@ class ClipScore(Reward):
         cosine = self.clip.cosine(images, [PREFIX + prompt for prompt in prompts])
         return Scores.of(WEIGHT * (cosine + (cosine.clamp(min=0) - cosine).detach()))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
+
     def to(self, device: torch.device | str) -> "ClipScore":
         """Return the scorer with its weights on ``device``."""
         self.clip.to(device)
@@ -75,6 +79,10 @@ class ClipSimilarity(Reward):
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the cosines ``(B,)``, with gradient to the pixels."""
         return Scores.of(self.clip.cosine(images, prompts))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
 
     def to(self, device: torch.device | str) -> "ClipSimilarity":
         """Return the reward with its weights on ``device``."""

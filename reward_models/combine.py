@@ -65,6 +65,10 @@ class Weighted(Reward):
         std = torch.stack(variances).sum(0).sqrt() if self.can.uncertainty else None
         return Scores(mean, valid, std, components)
 
+    def features(self, images: Tensor) -> Tensor | None:
+        """Return what the first part that sees any sees."""
+        return next((seen for part in self.parts.values() if (seen := part.features(images)) is not None), None)
+
     def to(self, device: torch.device | str) -> "Weighted":
         """Return the sum with every part on ``device``."""
         self.parts = {name: part.to(device) for name, part in self.parts.items()}
@@ -103,6 +107,10 @@ class Ensemble(Reward):
         valid = torch.stack([part.valid for part in scores]).all(0) & torch.isfinite(means).all(0)
         components = {f"member {i}": part.mean.detach() for i, part in enumerate(scores)}
         return Scores(means.mean(0), valid, variance.sqrt(), components)
+
+    def features(self, images: Tensor) -> Tensor | None:
+        """Return what the first member that sees any sees."""
+        return next((seen for member in self.members if (seen := member.features(images)) is not None), None)
 
     def to(self, device: torch.device | str) -> "Ensemble":
         """Return the ensemble with every member on ``device``."""

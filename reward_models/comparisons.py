@@ -24,10 +24,10 @@ PROMPTS_TO_SPLIT_BY = 20
 @final
 @dataclass(frozen=True)
 class Comparisons:
-    """``P`` pairs of ``N`` pictures. All pictures are in memory, at the size that the model sees."""
+    """``P`` pairs of ``N`` pictures."""
 
-    pictures: Tensor
-    """``(N, 3, S, S)`` in [0, 1]."""
+    ids: list[str]
+    """The id of each picture."""
     prompts: list[str]
     """The prompt of each picture."""
     left: Tensor
@@ -35,6 +35,8 @@ class Comparisons:
     """Which pictures a pair compares ``(P,)``."""
     target: Tensor
     """The share of votes for the left one ``(P,)``, a tie counting half."""
+    tie: Tensor
+    """The share of votes that were ties, both bad among them ``(P,)``."""
     weight: Tensor
     """How much a pair counts in the lesson ``(P,)``: less where many pairs came from one ranking."""
 
@@ -44,21 +46,32 @@ class Comparisons:
         return found
 
 
-def compared(pairs: Pairs, labelled: Sequence[LabelledPair], preprocessing: Preprocessing) -> Comparisons:
-    """Return ``labelled`` pairs with their pictures. A picture that served two prompts counts as two."""
+def compared(labelled: Sequence[LabelledPair]) -> Comparisons:
+    """Return ``labelled`` pairs as tensors. A picture that served two prompts counts as two."""
     numbers: dict[tuple[str, str], int] = {}
     for vote in labelled:
         for picture in (vote.pair.left, vote.pair.right):
             numbers.setdefault((picture, vote.pair.prompt), len(numbers))
-    images = [preprocessing.fitted(pairs.image(picture)[None])[0] for picture, _ in numbers]
     return Comparisons(
-        torch.stack(images),
+        [picture for picture, _ in numbers],
         [prompt for _, prompt in numbers],
         torch.tensor([numbers[vote.pair.left, vote.pair.prompt] for vote in labelled]),
         torch.tensor([numbers[vote.pair.right, vote.pair.prompt] for vote in labelled]),
         torch.tensor([vote.preference for vote in labelled]),
+        torch.tensor([(vote.tie + vote.both_bad) / vote.total for vote in labelled]),
         torch.tensor([vote.pair.weight for vote in labelled]),
     )
+
+
+def pictures(pairs: Pairs, data: Comparisons, preprocessing: Preprocessing) -> Tensor:
+    """Return every picture of ``data`` at the size that a model sees ``(N, 3, S, S)``, in [0, 1]."""
+    return torch.stack([preprocessing.fitted(pairs.image(picture)[None])[0] for picture in data.ids])
+
+
+def mean_one(data: Comparisons, train: list[int]) -> Tensor:
+    """Return what every pair weighs ``(P,)``, 1 on average over the pairs ``train``."""
+    weight: Tensor = data.weight / data.weight[train].mean()
+    return weight
 
 
 @final

@@ -54,6 +54,10 @@ class HPSv2(Reward):
         """Return the scores ``(B,)``, with gradient to the pixels."""
         return Scores.of(self.clip.cosine(images, prompts))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
+
     def to(self, device: torch.device | str) -> "HPSv2":
         """Return the scorer with its weights on ``device``."""
         self.clip.to(device)

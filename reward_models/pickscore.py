@@ -50,6 +50,10 @@ class PickScore(Reward):
         chance = torch.sigmoid(scores[0].mean - scores[1].mean)
         return Scores(chance, scores[0].valid & scores[1].valid)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
+
     def to(self, device: torch.device | str) -> "PickScore":
         """Return the scorer with its weights on ``device``."""
         self.clip.to(device)

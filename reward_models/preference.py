@@ -112,6 +112,7 @@ class PreferenceModel(Reward):
     """A network with its vocabulary, its architecture and the scores it gave in training. Made by `new` or `load`."""
 
     can = Capabilities(differentiable=True, trainable=True)
+    log_odds = True
 
     def __init__(self, towers: Towers, reference: Tensor | None = None) -> None:
         self.architecture = towers.architecture
@@ -142,6 +143,12 @@ class PreferenceModel(Reward):
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.preprocessing.fitted(images.to(self.device))
             return Scores.of(self.network(self.network.evidence(pixels, self.texts(prompts))))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the normalised image embeddings ``(B, E)``."""
+        pixels = self.preprocessing.fitted(images.to(self.device))
+        embedded: Tensor = self.network.clip.encode_image(self.preprocessing.normalised(pixels))
+        return normalize(embedded, dim=-1)
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Tensor:

@@ -5,37 +5,34 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Annotated, TypeAlias, final
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
-from rlhf_images.preferences.pairs import LabelledPair, Pairs
+from rlhf_images.preferences.pairs import Pairs
 from rlhf_images.preferences.summary import summarise
 from rlhf_images.progress import say
 from rlhf_images.runs import Run
 
-from .bradley_terry import BradleyTerryConfig, agreement, learn, scores
+from .bradley_terry import agreement
 from .card import TIES, Card, SplitCard, alarm, as_markdown, verdict
 from .comparisons import compared, split
-from .preference import PreferenceModel
-from .recognise import RecogniseConfig, recognise
+from .family import Lesson, Taught
+from .towers import TowersConfig
+from .train_clip import ClipConfig
+from .train_head import HeadConfig
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 48, "layers": 3, "head_width": 24, "pool_type": "avg"},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-"""Two towers for pictures of 16×16 pixels, with open_clip's vocabulary."""
+AnyFamily: TypeAlias = TowersConfig | HeadConfig | ClipConfig
+"""The config's ``model`` section: one of these, told apart by ``name``."""
 REFERENCE_SIZE = 1000
 """How many quantiles of the training pictures' scores a model keeps at most."""
 ENOUGH_REPEATS = 20
 """Repeated pairs, decided both times, from which on a person's agreement with themselves says something."""
-SMALL_TOWER = 10_000_000
-"""Weights of an image tower below which one thread is best."""
 
 
 @final
@@ -53,12 +50,10 @@ class TrainRewardConfig:
     """Whose votes teach; everybody's where not given."""
     seed: NonNegative = 0
     """Seed of the split, the weights and the order of the pairs."""
-    architecture: dict[str, Any] | str = field(default_factory=lambda: SMALL)
-    """Two towers in open_clip's own words, the name of one of its models, or ``local-dir:`` and a folder of weights."""
-    recognise: RecogniseConfig | None = field(default_factory=RecogniseConfig)
-    """What the towers learn first, from captioned pictures; null where they come with weights."""
-    bradley_terry: BradleyTerryConfig = field(default_factory=BradleyTerryConfig)
-    """What the head learns from the votes."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the pairs kept aside to measure the model on; the others teach it."""
+    model: AnyFamily = field(default_factory=TowersConfig)
+    """The family of models, by its ``name``, and how it learns."""
 
 
 def train_reward(config: TrainRewardConfig) -> None:
@@ -72,21 +67,20 @@ def train_reward(config: TrainRewardConfig) -> None:
     if not labelled:
         whose = f" of '{config.annotator}'" if config.annotator else ""
         raise BadInput(f"{config.pairs}: no votes{whose} in it; give some with 'rlhf-images label'")
-    unread = pairs.unreadable(vote.pair for vote in labelled)
+    known = config.model.decoded(pairs)
+    unread = pairs.unreadable(vote.pair for vote in labelled if not {vote.pair.left, vote.pair.right} <= known)
     for pair, reason in unread.items():
         say(f"set aside: pair {pair} ({reason})")
     labelled = [vote for vote in labelled if vote.pair.pair not in unread]
     if not labelled:
         raise BadInput(f"{config.pairs}: no labelled pair can be read; every one of {len(unread)} was set aside")
     ceiling = noise_ceiling(pairs, config.annotator)
+    lesson = Lesson(pairs, compared(labelled), split(labelled, config.held_out, config.seed), config.seed)
     with isolated_randomness(config.seed):
-        model = PreferenceModel.new(config.architecture)
-        if torch.cuda.is_available():
-            model.to("cuda")
         run.save()
-        with suited_threads(model):
-            card = _trained(model, pairs, labelled, ceiling, config)
-        model.save(config.out)
+        taught = config.model.taught(lesson)
+    card = _card(taught, lesson, ceiling)
+    taught.save(run.folder)
     write_json(run.folder / "card.json", asdict(card))
     write_atomically(run.folder / "CARD.md", as_markdown(card).encode())
     run.save(
@@ -98,19 +92,13 @@ def train_reward(config: TrainRewardConfig) -> None:
     say(f"The reward model is in {config.out}; {config.out}/CARD.md says how far to trust it.")
 
 
-def _trained(
-    model: PreferenceModel, pairs: Pairs, labelled: list[LabelledPair], ceiling: float | None, config: TrainRewardConfig
-) -> Card:
-    """Train ``model`` on ``labelled`` and return its card."""
-    data = compared(pairs, labelled, model.preprocessing)
-    division = split(labelled, config.bradley_terry.held_out, config.seed)
-    recognised = recognise(model, config.recognise, config.seed) if config.recognise else None
-    learn(model, data, division.train, config.bradley_terry, config.seed)
-    score = scores(model, data)
-    taught = agreement(score, data, division.train, division.group, config.seed)
-    tested = agreement(score, data, division.held_out, division.group, config.seed) if division.held_out else None
+def _card(taught: Taught, lesson: Lesson, ceiling: float | None) -> Card:
+    """Return what was measured of the model, which is given its reference distribution."""
+    data, division, score = lesson.data, lesson.split, taught.score
+    learnt = agreement(score, data, division.train, division.group, lesson.seed)
+    tested = agreement(score, data, division.held_out, division.group, lesson.seed) if division.held_out else None
     shown = score[data.shown(division.train)]
-    model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
+    taught.model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
     spread = round(shown.std(correction=0).item(), 6)
     accuracy = tested.accuracy if tested else None
     return Card(
@@ -124,12 +112,12 @@ def _trained(
         ties=TIES,
         split=SplitCard(division.by, len(set(division.group[division.held_out].tolist())), division.hash),
         nll=tested.nll if tested else None,
-        train_accuracy=taught.accuracy,
-        train_nll=taught.nll,
+        train_accuracy=learnt.accuracy,
+        train_nll=learnt.nll,
         score_std=spread,
-        head={name: round(weight, 4) for name, weight in model.tastes().items()},
-        recognise=recognised,
-        alarm=alarm(spread, taught.nll),
+        head={name: round(weight, 4) for name, weight in taught.tastes.items()},
+        recognise=taught.told.get("recognise"),
+        alarm=alarm(spread, learnt.nll),
     )
 
 
@@ -160,22 +148,6 @@ def noise_ceiling(pairs: Pairs, annotator: str | None = None) -> float | None:
     ]
     votes = sum(count for _, count in known)
     return round(sum(ceiling * count for ceiling, count in known) / votes, 6) if votes else None
-
-
-@contextmanager
-def suited_threads(model: PreferenceModel) -> Iterator[None]:
-    """Give a small model one thread for the time of the ``with``.
-
-    Its matrices gain little from a second one, and where another process has that core, each of them waits for it: six
-    times slower was measured. The result then does not depend on the number of cores either.
-    """
-    before = torch.get_num_threads()
-    if sum(weights.numel() for weights in model.network.clip.visual.parameters()) < SMALL_TOWER:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

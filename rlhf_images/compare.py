@@ -103,6 +103,7 @@ class Side:
         generator = Generator.load(settings, "cuda" if torch.cuda.is_available() else "cpu")
         if self.tuned is not None:
             load_trained(generator, self.tuned)
+        generator.remember([draw.prompt for draw in wanted])
         note = {**asdict(settings), "run": self.name}
         parts = [
             list(part[start : start + MICRO])

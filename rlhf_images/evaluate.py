@@ -38,6 +38,7 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}'; there are {', '.join(judges)}")
     evaluator = Evaluator(config.evaluation, judges, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
+    generator.remember(evaluator.prompts)
     seeds = config.evaluation.final_seeds_per_prompt
     say(f"drawing {len(evaluator.prompts)} prompts × {seeds} seeds, base and tuned")
     base = evaluator.evaluate(generator, seeds)

@@ -14,7 +14,7 @@ from .processes import Processes
 from .progress import say
 from .prompts import read_prompts
 from .randomness import Randomness
-from .reward import Reward
+from .reward import Reward, Scores
 from .sampling import Rollout, sample
 from .scoring import gathered_scores
 from .statistics import diversity
@@ -35,6 +35,10 @@ class EvaluationConfig:
     """Training steps between them; step 0 and the last are always evaluated."""
     final_seeds_per_prompt: Several = 24
     """Pictures of each prompt when `evaluate` compares base and tuned."""
+    kept_prompts: Count = 64
+    """Prompts whose pictures stay on disk from every evaluation, evenly chosen; all scores stay."""
+    kept_seeds: Count = 4
+    """Pictures that stay of each of them."""
     judges: dict[str, str] = field(default_factory=dict)
     """Name → reward (a name in the table, a folder, or module:attribute) that training never sees."""
     deciding: str = "reward"
@@ -50,6 +54,13 @@ class Evaluation:
     index: list[int]
     images: Tensor
     scores: dict[str, Tensor]
+    stds: dict[str, Tensor] = field(default_factory=dict)
+    """Of the judges that know how unsure they are, ``(N,)`` each."""
+    features: Tensor | None = None
+    """What the judge ``features_by`` sees in the pictures, ``(N, D)``; None where no judge has such a space."""
+    features_by: str | None = None
+    highest_labelled: float | None = None
+    """The trained reward's highest score of a picture that somebody labelled; None where it knows none."""
 
     @property
     def diversity(self) -> float:
@@ -85,17 +96,29 @@ class Evaluator:
     def evaluate(self, generator: Generator, seeds_per_prompt: int) -> Evaluation:
         """Return the evaluation of ``generator``, complete on every process."""
         drawn = self.draw(generator, seeds_per_prompt)
-        scores = {name: self.scores(judge, drawn) for name, judge in self.judges.items()}
-        for name, judged in scores.items():
-            failed = int(torch.isnan(judged).sum())
+        judged, total = {name: self.judged(judge, drawn) for name, judge in self.judges.items()}, len(drawn.prompts)
+        for name, found in judged.items():
+            failed = int(torch.isnan(found.mean).sum())
             if failed:
-                say(f"evaluation: '{name}' failed on {failed} of {len(judged)} pictures, which its mean leaves out")
-        images = self.processes.shared(drawn.rollout.images, drawn.rollout.index, len(drawn.prompts))
-        return Evaluation(drawn.prompts, list(range(len(drawn.prompts))), images, scores)
+                say(f"evaluation: '{name}' failed on {failed} of {total} pictures, which its mean leaves out")
+        features, by = self._features(drawn)
+        return Evaluation(
+            drawn.prompts,
+            list(range(total)),
+            self.processes.shared(drawn.rollout.images, drawn.rollout.index, total),
+            {name: found.mean for name, found in judged.items()},
+            {name: found.std for name, found in judged.items() if found.std is not None},
+            features,
+            by,
+            self._highest_labelled(),
+        )
 
     def draw(self, generator: Generator, seeds_per_prompt: int) -> Drawn:
-        """Return this process's share of the pictures."""
-        prompts = [prompt for prompt in self.prompts for _ in range(seeds_per_prompt)]
+        """Return this process's share of the pictures: all prompts from the first seed, then all from the second.
+
+        A row's number is that of its noise, so that fewer seeds are the first rows of more.
+        """
+        prompts = [prompt for _ in range(seeds_per_prompt) for prompt in self.prompts]
         if len(prompts) < self.processes.count:
             raise BadInput(f"evaluation: {len(prompts)} pictures are fewer than the {self.processes.count} processes")
         index = list(self.processes.mine(len(prompts)))
@@ -105,12 +128,32 @@ class Evaluator:
             raise NonFinite(
                 "the pictures of the evaluation are not finite; are the generator's weights, in this dtype?"
             )
-        return Drawn(rollout, prompts, [row // seeds_per_prompt for row in range(len(prompts))])
+        return Drawn(rollout, prompts, [row % len(self.prompts) for row in range(len(prompts))])
 
     def scores(self, judge: Reward, drawn: Drawn) -> Tensor:
         """Return the scores ``(N,)`` of all pictures on every process, NaN where the judge failed."""
+        return self.judged(judge, drawn).mean
+
+    def judged(self, judge: Reward, drawn: Drawn) -> Scores:
+        """Return what ``judge`` says of all pictures, on every process."""
         rollout, micro = drawn.rollout, self.micro_size
-        found = gathered_scores(
-            judge, rollout.images, rollout.index, drawn.prompts, drawn.groups, self.processes, micro
+        return gathered_scores(judge, rollout.images, rollout.index, drawn.prompts, drawn.groups, self.processes, micro)
+
+    def _highest_labelled(self) -> float | None:
+        reward = self.judges.get("reward")
+        return (
+            float(reward.reference[-1])
+            if reward is not None and reward.can.trainable and len(reward.reference)
+            else None
         )
-        return found.mean
+
+    def _features(self, drawn: Drawn) -> tuple[Tensor | None, str | None]:
+        """Return what one judge sees in the pictures, on every process: a held-out one if any sees, else the reward."""
+        images, index = drawn.rollout.images, drawn.rollout.index
+        for name, judge in sorted(self.judges.items(), key=lambda item: item[0] == "reward"):
+            with torch.no_grad():
+                parts = [judge.features(part) for part in images.split(self.micro_size)]
+            seen = [part.float() for part in parts if part is not None]
+            if seen:
+                return self.processes.shared(torch.cat(seen), index, len(drawn.prompts)), name
+        return None, None

@@ -33,12 +33,14 @@ def score_pictures(
     prompts: Sequence[str],
     micro_size: int = 8,
     groups: Sequence[int] | None = None,
+    told: str | None = "score",
 ) -> Judged:
     """Return the scores of ``pictures`` as shown on a white page, each at its own size, drawn for ``prompts``.
 
     Pictures of the same size are scored together, at most ``micro_size`` at a time; that changes no score. One that
     cannot be read, or that the reward fails on, is invalid with a reason. A groupwise reward wants ``groups``, the
     group of each picture; the pictures of a group must have one size and all be readable, or all of them fail.
+    The progress is shown as ``told``, or not at all.
     """
     failures: dict[int, str] = {}
     found: list[tuple[list[int], Scores]] = []
@@ -47,7 +49,7 @@ def score_pictures(
         raise ValueError(f"{len(pictures)} pictures and {len(prompts)} prompts")
     of_group = groups if groups is not None and reward.can.groupwise else [None] * len(pictures)
     sizes = Counter(of_group)
-    for row in progress(range(len(pictures)), "score"):
+    for row in progress(range(len(pictures)), told) if told else range(len(pictures)):
         group = of_group[row]
         try:
             image = _read(pictures[row])

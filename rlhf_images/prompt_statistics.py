@@ -35,17 +35,20 @@ class PromptStatistics:
 
         The std is the population's. Where the buffer, or with too few scores the step, has no spread, it is exactly 0.
         """
-        for prompt, rewards, valid in zip(prompts, rewards_PK, valid_PK, strict=True):
+        for prompt, scores, valid in zip(prompts, rewards_PK.tolist(), valid_PK.tolist(), strict=True):
             buffer = self.scores.setdefault(prompt, deque(maxlen=self.config.buffer))
-            buffer.extend(rewards[valid].tolist())
-        rows = []
-        for prompt, rewards in zip(prompts, rewards_PK, strict=True):
-            buffer = self.scores[prompt]
-            enough = len(buffer) >= self.config.min_count
-            values = torch.tensor(list(buffer), dtype=rewards_PK.dtype) if enough else rewards_PK[valid_PK]
-            spread = bool(len(values) and values.max() > values.min())
-            rows.append((rewards - values.mean()) / values.std(correction=0) if spread else torch.zeros_like(rewards))
-        return torch.stack(rows).where(valid_PK, torch.zeros_like(rewards_PK))
+            buffer.extend(score for score, known in zip(scores, valid, strict=True) if known)
+        if not bool(valid_PK.any()):
+            return torch.zeros_like(rewards_PK)
+        buffers = [self.scores[prompt] for prompt in prompts]
+        longest = max(map(len, buffers))
+        values = rewards_PK.new_tensor([[*buffer, *[torch.nan] * (longest - len(buffer))] for buffer in buffers])
+        mean, std = _moments(values)
+        all_mean, all_std = _moments(rewards_PK[valid_PK][None])
+        enough = torch.tensor([len(buffer) >= self.config.min_count for buffer in buffers])
+        mean, std = mean.where(enough, all_mean)[:, None], std.where(enough, all_std)[:, None]
+        told = valid_PK & (std > 0)
+        return ((rewards_PK - mean) / std).where(told, torch.zeros_like(rewards_PK))
 
     @property
     def state(self) -> dict[str, list[float]]:
@@ -55,3 +58,12 @@ class PromptStatistics:
     def restore(self, state: dict[str, list[float]]) -> None:
         """Remember what `state` returned."""
         self.scores = {prompt: deque(scores, maxlen=self.config.buffer) for prompt, scores in state.items()}
+
+
+def _moments(values_PN: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the population's std ``(P,)`` of each row's numbers but for NaN; equal ones have std 0."""
+    known = ~values_PN.isnan()
+    low, high = values_PN.nan_to_num(torch.inf).amin(1), values_PN.nan_to_num(-torch.inf).amax(1)
+    mean = values_PN.nanmean(1)
+    variance = (values_PN - mean[:, None]).square().nansum(1) / known.sum(1)
+    return mean, variance.sqrt().where(high > low, torch.zeros_like(mean))

@@ -31,6 +31,8 @@ def gathered_scores(
     asked = [prompts[row] for row in rows]
     scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
     place = {row: i for i, row in enumerate(rows)}
-    own = torch.stack([scores.mean, *scores.components.values()], 1)[[place[row] for row in index]]
-    columns = processes.shared(own, index, total).unbind(1)
-    return Scores.of(columns[0], components=dict(zip(scores.components, columns[1:], strict=True)))
+    stds = [] if scores.std is None else [scores.std]
+    own = torch.stack([scores.mean, *stds, *scores.components.values()], 1)[[place[row] for row in index]]
+    mean, *columns = processes.shared(own, index, total).unbind(1)
+    std = columns.pop(0) if stds else None
+    return Scores.of(mean, std, dict(zip(scores.components, columns, strict=True)))

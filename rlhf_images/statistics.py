@@ -79,7 +79,7 @@ def diversity(images: Iterable[ArrayLike], prompts: Sequence[str]) -> float:
     nothing. Two constant pictures correlate 1, a constant one with any other 0. A prompt with one picture is skipped;
     if that leaves none, or a pixel is not finite, it is a `ValueError`. A GPU tensor must be moved to the CPU first.
     """
-    thumbnails = [_thumbnail(np.asarray(image, dtype=np.float64)) for image in images]
+    thumbnails = [_centred(image) for image in images]
     if len(thumbnails) != len(prompts):
         raise ValueError(f"{len(thumbnails)} pictures and {len(prompts)} prompts")
     members = _numbered(prompts)
@@ -88,6 +88,19 @@ def diversity(images: Iterable[ArrayLike], prompts: Sequence[str]) -> float:
     if not spreads:
         raise ValueError("diversity needs at least two pictures of one prompt")
     return float(np.mean(spreads))
+
+
+def distances(images: Iterable[ArrayLike], others: Iterable[ArrayLike]) -> NDArray[np.float64]:
+    """Return how different each picture is from the other at its place ``(N,)``: 1 − r, as in `diversity`."""
+    return np.array([_spread(np.stack([_centred(a), _centred(b)])) for a, b in zip(images, others, strict=True)])
+
+
+def thumbnail(image: ArrayLike) -> NDArray[np.float64]:
+    """Return picture ``(3, H, W)`` averaged by area to at most 32×32. A pixel that is not finite is a `ValueError`."""
+    pixels = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(pixels).all():
+        raise ValueError("a pixel is not finite")
+    return _averaged(_averaged(pixels).swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
 def _numbered(labels: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -104,11 +117,9 @@ def _percentiles(units: int) -> tuple[float, float]:
     return tail, 1 - tail
 
 
-def _thumbnail(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return picture ``(3, H, W)`` averaged to at most 32×32, flat, centred, of length 1; zeros if it is constant."""
-    if not np.isfinite(image).all():
-        raise ValueError("a pixel is not finite")
-    small = _averaged(_averaged(image).swapaxes(-1, -2))
+def _centred(image: ArrayLike) -> NDArray[np.float64]:
+    """Return the thumbnail of picture ``(3, H, W)``, flat, centred, of length 1; zeros if it is constant."""
+    small = thumbnail(image)
     centred = small.ravel() - small.mean()
     length = np.linalg.norm(centred)
     return centred / length if length > CONSTANT * np.sqrt(centred.size) else np.zeros_like(centred)

@@ -49,7 +49,8 @@ CODES = {
 ON_3_AND_4 = "import os, sys; [os.dup2(int(sys.argv[i]), i + 2) for i in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
 """The browser reads its commands from descriptor 3 and answers on 4."""
 SHIFT, CONTROL = 8, 2
-PATIENCE = 30.0
+PATIENCE = 120.0
+"""Seconds before a wait is given up. Ten browsers on two busy cores take their time; no test passes by it."""
 
 
 @final
@@ -132,6 +133,9 @@ class Page:
         self.requests: list[dict[str, Any]] = []
         self.answers: dict[str, dict[str, Any]] = {}
         self.errors: list[str] = []
+        self.loaded: str | None = None
+        """Which document has loaded, by its loader's id; None while one is on its way."""
+        self._loading = ""
         browser.listeners[session] = self._heard
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
@@ -145,7 +149,11 @@ class Page:
         return self.browser.send(method, self.session, **parameters)
 
     def _heard(self, method: str, found: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
+        if method == "Page.frameNavigated" and "parentId" not in found["frame"]:
+            self._loading, self.loaded = found["frame"]["loaderId"], None
+        elif method == "Page.loadEventFired":
+            self.loaded = self._loading
+        elif method == "Network.requestWillBeSent":
             self.requests.append(found["request"])
         elif method == "Network.responseReceived":
             self.answers[found["requestId"]] = found["response"]
@@ -156,8 +164,15 @@ class Page:
             self.errors.append(f"{found['entry']['text']} {found['entry'].get('url', '')}")
 
     def open(self, address: str) -> None:
-        self.send("Page.navigate", url=address)
-        self.until("document.readyState === 'complete'")
+        """Go to ``address`` and wait until it has loaded; what is asked from now on is asked of the new document."""
+        found = self.send("Page.navigate", url=address)
+        if "errorText" in found:
+            raise RuntimeError(f"{address}: {found['errorText']}")
+        end = time.monotonic() + PATIENCE
+        while self.loaded != found["loaderId"]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{address} does not load; errors: {self.errors}")
+            time.sleep(0.005)
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression, or of the promise that it is."""

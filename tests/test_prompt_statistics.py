@@ -25,6 +25,8 @@ def test_a_failed_score_is_neither_remembered_nor_compared():
     statistics = PromptStatistics(StatisticsConfig(buffer=4, min_count=2))
     rewards, valid = torch.tensor([[1.0, 99.0, 3.0]]), torch.tensor([[True, False, True]])
     torch.testing.assert_close(statistics.advantages(["a"], rewards, valid), torch.tensor([[-1.0, 0.0, 1.0]]))
+    nothing = torch.zeros(1, 3).bool()
+    assert torch.equal(statistics.advantages(["a"], rewards, nothing), torch.zeros(1, 3))
     assert statistics.state == {"a": [1.0, 3.0]}
 
 
@@ -38,3 +40,11 @@ def test_no_spread_is_exactly_zero_and_a_restored_one_goes_on_alike():
     assert torch.equal(*results)
     tenth = torch.tensor(0.1).item()
     assert first.state == second.state == {"a": [tenth, 0.0, 1.0], "b": [tenth, 2.0, 2.0]}
+
+
+def test_buffers_of_different_lengths_are_each_their_own():
+    statistics = PromptStatistics(StatisticsConfig(buffer=4, min_count=3))
+    statistics.restore({"a": [5.0, 6.0, 7.0], "b": [1.0]})
+    rewards, valid = torch.tensor([[8.0], [3.0]], dtype=torch.float64), torch.ones(2, 1).bool()
+    expected = [(8 - 6.5) / np.std([5, 6, 7, 8]), (3 - 5.5) / np.std([8, 3])]
+    np.testing.assert_allclose(statistics.advantages(PROMPTS, rewards, valid)[:, 0], expected, rtol=1e-12)

@@ -7,6 +7,7 @@ import diffusers
 import torch
 
 from ..errors import BadInput
+from ..math.path import Path
 from .placement import check_tuning, place
 from .scheduler import Schedule
 from .settings import GeneratorConfig, call_settings
@@ -32,17 +33,22 @@ def load_pipeline(config: GeneratorConfig, device: torch.device | str) -> Any:
     return pipe
 
 
-def check(config: GeneratorConfig) -> None:
-    """Refuse a pipeline that cannot be tuned, or not called like this. Reads its configs, and none of its weights."""
+def check(config: GeneratorConfig) -> Path:
+    """Refuse a pipeline that cannot be tuned, or not called like this; return its noise path.
+
+    Reads its configs, and none of its weights.
+    """
     kind, index = index_of(config.path)
     reason = why_not(kind)
     if reason is not None:
         raise BadInput(f"{config.path}: {kind.__name__} {reason}")
     scheduler, settings = component_of(config.path, index, "scheduler")
-    Schedule(scheduler.from_config(settings)).check(config.steps)
+    schedule = Schedule(scheduler.from_config(settings))
+    schedule.check(config.steps)
     denoiser, settings = denoiser_of(config.path)
     call_settings(kind, index, settings, config)
     check_tuning(denoiser, config)
+    return schedule.path
 
 
 def denoiser_of(path: str) -> tuple[Any, dict[str, Any]]:

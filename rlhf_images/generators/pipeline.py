@@ -23,7 +23,7 @@ from ..math.path import Path, Prediction
 from ..progress import progress
 from .batches import Parts, in_parts, same, whole
 from .loading import load_pipeline
-from .placement import TextEncoders, offload_vae, tune
+from .placement import TextEncoders, offload_vae, remember_device, tune
 from .prompt_folder import PromptFolder
 from .prompts_cache import Apart, PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
@@ -64,6 +64,7 @@ class Generator:
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval()
+        remember_device(pipe, self.denoiser)
         self._encoders = TextEncoders(pipe, config)
         folder = None if config.prompt_cache is None else PromptFolder(config.prompt_cache, pipe)
         pipe.encode_prompt = PromptCache(pipe, folder, self._encoders.at_hand, self._blind_to_padding)
@@ -105,15 +106,19 @@ class Generator:
         return {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
 
     def remember(self, prompts: Sequence[str]) -> None:
-        """Encode all prompts of a run now; with ``text_encoders: drop`` no other can come after that.
+        """Encode all ``prompts`` of a run now, if the text encoders do not stay or there is a folder to keep them in.
 
-        Each process of a launch begins elsewhere, so that in a folder of encodings they find one another's.
+        With ``text_encoders: drop`` no other can come after that. Each process of a launch begins elsewhere, so that in
+        a folder of encodings they find one another's.
         """
+        if self.config.text_encoders == "keep" and self.config.prompt_cache is None:
+            return
         unique = list(dict.fromkeys(prompts))
         start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
-        for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
-            self._encode([prompt])
-        self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
+        with self._encoders.held():
+            for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
+                self._encode([prompt])
+            self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
         self._encoders.finish()
 
     @torch.no_grad()

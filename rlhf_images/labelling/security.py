@@ -36,6 +36,8 @@ HEADERS = {
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 ORIGIN = re.compile(r"https?://(.+)", re.IGNORECASE)
 READING = ("GET", "HEAD")
+CALLED = ("/api/", "/i/", "/v1/")
+"""Beginnings of paths that a page or a program asks for, and nobody opens."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -90,9 +92,10 @@ class Door:
 class Guard:
     """ASGI: refuse what does not belong here, bound what does, and send `HEADERS` with every answer of ``app``."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, door: Door, max_body: int = MAX_BODY) -> None:
         self.app = app
         self.door = door
+        self.max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -116,7 +119,7 @@ class Guard:
 
         refusal = self._refusal(request)
         if refusal is None:
-            await self.app(scope, _bounded(receive), answered)
+            await self.app(scope, _bounded(receive, self.max_body), answered)
         else:
             await refusal(scope, receive, answered)
 
@@ -131,13 +134,13 @@ class Guard:
             if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
                 return refused(415, "send it as application/json")
             length = request.headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > MAX_BODY:
-                return refused(413, f"more than {MAX_BODY} bytes at once")
+            if not length.isdecimal() or int(length) > self.max_body:
+                return refused(413, f"more than {self.max_body} bytes at once")
         return None
 
     def _arrives_with_token(self, request: Request) -> bool:
         """Return whether a page is opened by the printed address; the API never takes the token from an address."""
-        if self.door.token is None or request.method not in READING or request.url.path.startswith(("/api/", "/i/")):
+        if self.door.token is None or request.method not in READING or request.url.path.startswith(CALLED):
             return False
         return _same(request.query_params.get("token"), self.door.token)
 
@@ -165,10 +168,10 @@ def _from_our_page(request: Request) -> bool:
             return False
     site = request.headers.get("sec-fetch-site", "none")
     opened = request.method in READING and request.headers.get("sec-fetch-mode") == "navigate"
-    return site in ("same-origin", "none") or (opened and not request.url.path.startswith(("/api/", "/i/")))
+    return site in ("same-origin", "none") or (opened and not request.url.path.startswith(CALLED))
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, max_body: int) -> Receive:
     """Return ``receive`` that gives up on a body which is too long, or too long in coming."""
     taken = 0
     deadline = asyncio.get_running_loop().time() + BODY_SECONDS
@@ -185,8 +188,8 @@ def _bounded(receive: Receive) -> Receive:
             raise HTTPException(408, f"the request took more than {BODY_SECONDS:.0f} s to arrive") from None
         taken += len(message.get("body", b""))
         whole = not message.get("more_body", False)
-        if taken > MAX_BODY:
-            raise HTTPException(413, f"more than {MAX_BODY} bytes at once")
+        if taken > max_body:
+            raise HTTPException(413, f"more than {max_body} bytes at once")
         return message
 
     return bounded

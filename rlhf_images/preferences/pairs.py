@@ -115,8 +115,12 @@ class LabelledPair:
     @property
     def preference(self) -> float:
         """Return (left + ½ ties) / all votes, in which both bad counts as a tie."""
-        ties = self.tie + self.both_bad
-        return (self.left + ties / 2) / (self.left + self.right + ties)
+        return (self.left + (self.tie + self.both_bad) / 2) / self.total
+
+    @property
+    def total(self) -> float:
+        """Return the number of votes."""
+        return self.left + self.right + self.tie + self.both_bad
 
 
 @final

@@ -5,16 +5,18 @@ import http.client
 import io
 import json
 import multiprocessing
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 from urllib.parse import quote
 
 import numpy as np
+from chromium import PATIENCE
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -101,7 +103,7 @@ class Client:
     def __init__(self, port: int, annotator: str = "ann") -> None:
         self.port = port
         self.annotator = annotator
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
     def __enter__(self) -> "Client":
         return self
@@ -184,8 +186,21 @@ def served(
         for client in found.clients:
             client.connection.close()
         server.should_exit = server.force_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port that servers of a test may be bound to, one after the other, and that nobody else is given.
+
+    A socket that is bound and does not listen keeps it; only between the death of a server and the next one's start,
+    with tests and browsers beside it that are given free ports by the hundred, would it otherwise be anybody's.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield int(keeper.getsockname()[1])
 
 
 FORK = multiprocessing.get_context("forkserver")
@@ -202,8 +217,8 @@ class Killable:
     """A server in a process of its own, on a port that stays, which may be killed at any time and started again."""
 
     def __init__(self, folder: Path, *, annotator: str | None = "ann", url: str | None = None) -> None:
-        with bound("127.0.0.1", 0) as listening:
-            self.port = listening.getsockname()[1]
+        self._keeping = ExitStack()
+        self.port = self._keeping.enter_context(reserved_port())
         self.arguments = (str(folder), self.port, annotator, url)
 
     def __enter__(self) -> "Killable":
@@ -212,11 +227,12 @@ class Killable:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._keeping.close()
 
     def start(self) -> None:
         self.process = FORK.Process(target=_process, args=self.arguments, daemon=True)
         self.process.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end and self.process.is_alive():
             try:
                 with Client(self.port) as client:
@@ -229,7 +245,7 @@ class Killable:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.join(20)
+        self.process.join()
 
     @property
     def address(self) -> str:

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from chromium import PATIENCE
 from rounds import SECRET, Client, made_round, served
 
 from rlhf_images.errors import BadInput
@@ -336,7 +337,7 @@ def test_ctrl_c_ends_the_command_with_the_round_in_numbers(tmp_path):
             (shown, *_) = client.next(2)["pairs"]
             assert client.post([event(pair=shown["pair"])]).status == 200
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, error

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import tiny_scorers as tiny
 import torch
+from conftest import TINY
 from PIL import Image
+from reward_server_for_tests import served
 
 import reward_models
 from reward_models import REWARDS
+from reward_models.architecture import new_towers
+from reward_models.clip_preference import ClipPreference
 from rlhf_images.data import DIGIT_CAPTIONS, digits, tensor
 from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.pictures import score_pictures
@@ -63,12 +67,43 @@ def published(tmp_path_factory) -> dict[str, str]:
     return tiny.published(tmp_path_factory.mktemp("published"))
 
 
-@pytest.fixture(params=[*REWARDS, "trained", "function", "weighted", "weighted in groups", "ensemble"])
+@pytest.fixture(scope="session")
+def remote(trained):
+    """The trained model, in a server."""
+    with served(reward_models.load(str(trained))) as address:
+        yield f"remote@{address}"
+
+
+@pytest.fixture(scope="session")
+def remote_in_groups():
+    with served(reward_models.load("diversity")) as address:
+        yield f"remote@{address}"
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> str:
+    """As ``train-reward`` leaves one of the family: a fine-tuned CLIP, with a head."""
+    folder = tmp_path_factory.mktemp("clip")
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ClipPreference(new_towers(TINY), torch.randn(16, generator=random), torch.linspace(-1, 1, 9)).save(folder)
+    return str(folder)
+
+
+OTHERS = ["trained", "head", "clip", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
+
+
+@pytest.fixture(params=[*REWARDS, *OTHERS])
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
+    if request.param.startswith("remote") or request.param == "clip":
+        return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
+    if request.param == "head":
+        return reward_models.load(str(request.getfixturevalue("trained_head")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")
@@ -132,6 +167,17 @@ def test_company_does_not_matter(reward, batch):
     torch.testing.assert_close(torch.stack(alone), together, rtol=1e-5, atol=1e-5)
     for size in (1, 3, 8):
         torch.testing.assert_close(scores_of(reward, images, prompts, size).mean, together, rtol=1e-5, atol=1e-5)
+
+
+def test_what_it_sees_of_a_picture_does_not_depend_on_the_company(reward, batch):
+    images, _ = batch
+    with torch.no_grad():
+        seen = reward.features(images)
+        if seen is not None:
+            assert seen.shape[0] == len(images)
+            assert torch.isfinite(seen).all()
+            torch.testing.assert_close(reward.features(images[1:2]), seen[1:2], rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(seen[0], seen[1])
 
 
 def test_repeats_itself_and_touches_no_generator(reward, batch):

@@ -220,9 +220,8 @@ def test_a_person_who_repeats_themselves_has_a_ceiling_too(tmp_path):
 
 def test_agreement_leaves_ties_out_of_the_accuracy_only():
     left, right = torch.arange(4), torch.arange(4) + 4
-    data = Comparisons(
-        torch.zeros(8, 3, 1, 1), ["a"] * 8, left, right, torch.tensor([1.0, 0.0, 0.5, 0.75]), torch.ones(4)
-    )
+    target, tie = torch.tensor([1.0, 0.0, 0.5, 0.75]), torch.tensor([0.0, 0.0, 1.0, 0.5])
+    data = Comparisons([str(i) for i in range(8)], ["a"] * 8, left, right, target, tie, torch.ones(4))
     score = torch.tensor([2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     found = agreement(score, data, [0, 1, 2, 3], np.arange(4), 0)
     assert found.decided == 3

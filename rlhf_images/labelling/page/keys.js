@@ -78,7 +78,11 @@ export class Keys {
 
   #down(event, pressed) {
     if (event.defaultPrevented || event.isComposing || event.altKey) return;
-    const target = event.target;
+    let target = event.target;
+    if (target.closest?.("dialog:not([open])")) { // closed, but the browser takes its focus away a frame later only
+      target.blur();
+      target = document.body;
+    }
     const onButton = target.closest?.("button, a, summary") && (event.key === "Enter" || event.key === " ");
     if (onButton) {
       if (event.repeat) event.preventDefault(); // a held key presses a button once

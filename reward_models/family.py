@@ -1,0 +1,59 @@
+"""What every family of reward models that learns from votes has in common: a lesson goes in, a taught model comes out.
+
+A family is one frozen dataclass whose fields are its hyperparameters and whose ``name`` is its tag in the config; what
+its votes are, how it is measured and where it is written is the stage's business (see `train`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from rlhf_images.preferences.pairs import Pairs
+from rlhf_images.reward import Reward
+
+from .comparisons import Comparisons, Split
+
+
+@final
+@dataclass(frozen=True)
+class Lesson:
+    """What a family is taught from. Only the pairs ``split.train`` may be learnt from, or chosen by."""
+
+    pairs: Pairs
+    """The folder, for its pictures."""
+    data: Comparisons
+    split: Split
+    seed: int
+
+
+@final
+@dataclass(frozen=True)
+class Taught:
+    """A model that has learnt, and what it says of the lesson's ``N`` pictures."""
+
+    model: Reward
+    save: Callable[[Path], None]
+    """Writes it into a folder."""
+    score: Tensor
+    """Of every picture of the lesson ``(N,)``, in float32 on the CPU; a difference is in log-odds."""
+    tastes: Mapping[str, float] = field(default_factory=dict)
+    """Log-odds of one standard deviation more of what has a name."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs on the card, as plain JSON values."""
+
+
+class Family(ABC):
+    """A way of learning from votes."""
+
+    @abstractmethod
+    def taught(self, lesson: Lesson) -> Taught:
+        """Return a model that has learnt from ``lesson``. Its randomness is torch's generator, seeded by the stage."""
+
+    def decoded(self, pairs: Pairs) -> set[str]:
+        """Return the ids of pictures that were seen to be readable before, and need not be decoded again."""
+        del pairs
+        return set()
