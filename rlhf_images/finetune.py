@@ -6,7 +6,9 @@ changes nothing except memory.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -14,10 +16,12 @@ import torch
 from torch import Tensor
 
 from . import recorded
+from .alarms import Alarm, write_alarms
 from .algorithms import Examples, Scored
-from .errors import BadInput, NonFinite, RewardFailed, Stop
+from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
-from .finetune_config import FREE, FinetuneConfig
+from .files import disk_errors, sync_tree
+from .finetune_config import FIELDS, FinetuneConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
@@ -67,9 +71,9 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
     inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
-    run = Run("finetune", config, config.out, inputs=inputs, free=FREE, writes=processes.is_main)
-    if run.finished:
-        return say(f"{config.out}: already tuned")
+    run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
+    if run.finished and "steps" not in run.changed:
+        return say(f"{config.out}: already tuned; more 'steps' would continue it")
     parts = _assembled(config, load_reward, processes, run)
     start = _resumed(parts)
     note: dict[str, str] = {}
@@ -78,21 +82,26 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
             try:
                 metrics = learn(parts, step)
             except Stop as stop:
-                run.save()
+                with suppress(OSError):
+                    run.save()
                 raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
             done, last = step + 1, step + 1 == config.steps
-            parts.metrics.add({"step": done, **metrics})
+            processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
             processes.accelerator.log(metrics, step=done)
             if step == start and "ratio_off" in metrics:
                 say(_ratio_said(metrics["ratio_off"]))
             note["reward"] = f"{metrics['reward']:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
-            if last or done % config.evaluation.every == 0:
-                _evaluate(parts, done)
-            if last or stopping or done % config.checkpoint_every == 0:
+            raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
+            alarmed = config.stop_on_alarm and processes.any(bool(raised))
+            if last or stopping or alarmed or done % config.checkpoint_every == 0:
                 _checkpoint(parts, done)
             if stopping and not last:
                 raise interruption.stop(f"step {done} is saved")
+            if alarmed and not last:
+                raise Alarmed(
+                    f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
+                )
     _finish(parts)
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
@@ -157,6 +166,8 @@ def _assembled(
             f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
             " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
         )
+    if config.evaluation.deciding not in ("reward", *config.evaluation.judges):
+        raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}' among evaluation.judges")
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
@@ -175,6 +186,8 @@ def _resumed(parts: Parts) -> int:
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.statistics.restore(state.get("prompt_statistics", {}))
     start = int(state["step"])
+    if parts.config.steps < start:
+        raise BadInput(f"{parts.config.out}: steps {parts.config.steps}, but {start} are done; choose another 'out'")
     references = kept(parts.run.folder) if start else _measured(parts)
     adopt(parts.reward, references)
     before, scored_by = parts.run.record.get("scored_by"), parts.reward.id
@@ -183,14 +196,18 @@ def _resumed(parts: Parts) -> int:
             f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
             " its file and weights back as they were, or choose another 'out'"
         )
-    parts.run.save(scored_by=scored_by)
-    if references and parts.run.writes:
-        keep(parts.run.folder, references)
-    start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
-    for log in (parts.metrics, parts.evaluations):
-        log.rewind(start or -1)
-    if parts.run.writes:
+
+    def write() -> None:
+        parts.run.note_changes(start)
+        parts.run.save(scored_by=scored_by)
+        if references:
+            keep(parts.run.folder, references)
+        for log in (parts.metrics, parts.evaluations):
+            log.rewind(start or -1)
         recorded.rewind(parts.run.folder, start or -1)
+
+    parts.processes.written(write)
+    start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
     else:
@@ -207,18 +224,27 @@ def _measured(parts: Parts) -> dict[str, list[float]]:
 
 
 def _checkpoint(parts: Parts, done: int) -> None:
-    if parts.processes.is_main:
+    """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
+
+    def write() -> None:
+        for log in (parts.metrics, parts.evaluations):
+            log.sync()
         parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
-    parts.run.save()
+        parts.run.save()
+
+    parts.processes.written(write)
 
 
 def _finish(parts: Parts) -> None:
-    """Write the tuned weights as plain diffusers reads them."""
-    if parts.processes.is_main:
-        with parts.policy.kept():
+    """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+
+    def write() -> None:
+        with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
-    parts.processes.wait()
-    parts.run.save(finished=True)
+        sync_tree(parts.run.folder)
+        parts.run.save(finished=True)
+
+    parts.processes.written(write)
 
 
 def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
@@ -292,26 +318,36 @@ def _ratio_said(off: float) -> str:
     )
 
 
-def _evaluate(parts: Parts, done: int) -> None:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
+def _evaluate(parts: Parts, done: int) -> list[Alarm]:
+    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores.
+
+    Return the alarms that come up, on the main process.
+    """
     config, run = parts.config, parts.run
-    seeds = config.evaluation.seeds_per_prompt
+    seeds, raised = config.evaluation.seeds_per_prompt, list[Alarm]()
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-        if not run.writes:
-            return
 
         def adapters(folder: Path) -> None:
             if config.lora is not None and done:
                 save_trained(parts.policy.generator, config.lora, folder)
 
-        kept = recorded.kept_rows(
-            len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-        )
-        now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-    base = recorded.base_of(run.folder)
-    gone = recorded.drift(now, base) if base is not None else {}
-    row = {**evaluation.means(), **gone}
-    parts.evaluations.add({"step": done, **row})
-    parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
-    save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+        def write() -> None:
+            kept = recorded.kept_rows(
+                len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
+            )
+            with disk_errors(run.folder):
+                now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
+            base = recorded.base_of(run.folder)
+            gone = recorded.drift(now, base) if base is not None else {}
+            row = {**evaluation.means(), **gone}
+            parts.evaluations.add({"step": done, **row})
+            parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
+            save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+
+            raised.extend(alarm for alarm in write_alarms(run.folder) if alarm.step == done)
+
+        parts.processes.written(write)
+    for alarm in raised:
+        say(f"ALARM after step {done}, {alarm.name}: {alarm.seen}")
+    return raised

@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_line_and_its_own_code(pairs, monkeypatch, capfd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert run(["label", str(pairs), "--scripted", "bold"]) == 1
+    assert run(["label", str(pairs), "--scripted", "bold"]) == 5
     assert capfd.readouterr().err.splitlines()[-1].startswith("rlhf-images: [Errno 28] No space left on device")
     monkeypatch.undo()
     assert run(["label", str(pairs), "--scripted", "bold"]) == 0

@@ -10,23 +10,26 @@ from pathlib import Path
 
 import pytest
 import rewards_for_tests
+import safetensors.torch
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from reward_server_for_tests import reward_server
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reward_models import load as load_reward
-from rlhf_images import recorded
+from rlhf_images import checkpoint, recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
-from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.errors import Alarmed, BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
 from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
+from rlhf_images.runs import read_record
 
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
 
@@ -90,6 +93,12 @@ def assert_same(first, second, tolerance):
         assert a == pytest.approx(b, rel=tolerance, abs=max(10 * tolerance, 1e-12))
 
 
+def same_checkpoint(first, second):
+    """Weights, every snapshot, the optimiser and the statistics, bit by bit."""
+    names = ("manifest.json", "state.json", "tensors.safetensors")
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
 @pytest.fixture
 def uninterrupted(config, tmp_path):
     return run(config, out=str(tmp_path / "uninterrupted"))
@@ -121,6 +130,24 @@ def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninte
     assert not torch.equal(
         *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
     )
+
+
+def test_a_run_stops_on_an_alarm_if_told_and_goes_on_in_spite_of_it(config, tmp_path, capsys):
+    hacked = {"reward": "rewards_for_tests:Light", "algorithm": {"name": "draft"}, "steps": 6, "lora": None}
+    judged = config["evaluation"] | {"every": 1, "judges": {"dark": "rewards_for_tests:darkness"}}
+    config |= hacked | {"evaluation": judged, "optimizer": {"lr": 2e-2}}
+    finetune(build(FinetuneConfig, config, "test"), load_reward)
+    alarms = json.loads((tmp_path / "run" / "alarms.json").read_text())
+    alarm = next(alarm for alarm in alarms if alarm["name"] == "worse by a held-out judge")
+    told = capsys.readouterr().out
+    assert f"ALARM after step {alarm['step']}, worse by a held-out judge: the held-out judge 'dark' fell" in told
+    stopping = build(FinetuneConfig, {**config, "out": str(tmp_path / "stopped"), "stop_on_alarm": True}, "test")
+    for step in sorted({alarm["step"] for alarm in alarms} - {6}):
+        with pytest.raises(Alarmed, match=f"step {step} is saved"):
+            finetune(stopping, load_reward)
+    finetune(stopping, load_reward)
+    first, second = (sorted((tmp_path / name / "transformer").glob("*.safetensors")) for name in ("run", "stopped"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_micro_size_changes_nothing(config, uninterrupted):
@@ -336,6 +363,33 @@ def test_failures_within_the_budget_are_masked(config):
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
 
 
+WRITES = ["first evaluation", "first checkpoint", "second evaluation", "second checkpoint", "tuned weights"]
+
+
+@pytest.mark.parametrize("number", range(1, 6), ids=WRITES)
+def test_a_full_disk_stops_the_run_and_the_same_command_continues(config, uninterrupted, monkeypatch, number):
+    """At each of the run's writes of weights."""
+    left = [number]
+
+    def full(save):
+        def refused(tensors, path, *arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                Path(path).write_bytes(b"half of")
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            save(tensors, path, *arguments, **options)
+
+        return refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file))
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file))
+    with pytest.raises(NotSaved, match="No space left") as stop:
+        run(config)
+    assert stop.value.exit_code == 5
+    assert not list(Path(config["out"], "checkpoints").glob(".staged*"))
+    assert_same(uninterrupted, run(config), 0)
+
+
 def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path, capsys):
     """12 pictures are 3 questions: 2 in the evaluation at step 0, then 3 a step; one picture has no score in step 1."""
     plan = {2: "type: nan"}
@@ -401,10 +455,26 @@ def test_a_retrained_generator_is_not_taken_for_the_one_before(config, generator
 def test_another_config_is_refused_and_nothing_is_touched(config):
     run(config, steps=1)
     before = {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
-    with pytest.raises(BadInput, match=r"optimizer.lr 0.003→0.1"):
-        run(config, steps=1, optimizer={"lr": 0.1})
+    with pytest.raises(BadInput, match=r"optimizer.weight_decay 0.0001→0.1"):
+        run(config, steps=1, optimizer={"lr": 3e-3, "weight_decay": 0.1})
     assert before == {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
     run(config, steps=1)  # finished: says so and returns
+
+
+def test_more_steps_continue_a_finished_run_as_if_all_had_been_asked_for_at_once(config, tmp_path):
+    whole = run(config, out=str(tmp_path / "whole"))
+    run(config, steps=2)
+    assert_same(whole, run(config), 0)
+    checkpoints = [Path(out) / "checkpoints" / "step_00000004" for out in (config["out"], tmp_path / "whole")]
+    assert same_checkpoint(*checkpoints)
+    assert read_record(config["out"])["changes"] == {"after step 2": ["steps 2→4"]}
+    with pytest.raises(BadInput, match="steps 3, but 4 are done"):
+        run(config, steps=3)
+
+
+def test_a_judge_that_is_none_is_refused_before_the_training_and_not_after_it(config):
+    with pytest.raises(BadInput, match="no judge 'legible'"):
+        run(config, evaluation={**config["evaluation"], "deciding": "legible"})
 
 
 def test_sizes_that_do_not_go_together_are_refused(config):
