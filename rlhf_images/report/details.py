@@ -93,6 +93,7 @@ def reward_model(content: Content) -> RewardModel:
     card = {**(content.reward_card or {}), **(content.summary.get("reward_model") or {})}
     accuracy, ceiling = finite(card.pop("held_out_accuracy", None)), finite(card.pop("ceiling", None))
     share = accuracy / ceiling if accuracy is not None and ceiling else None
+    card.pop("measured", None)  # bins and curves: CARD.md has them
     return RewardModel(accuracy, ceiling, share, facts(card))
 
 
