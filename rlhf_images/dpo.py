@@ -10,13 +10,14 @@ times that of its formula; times are stratified over the sampling schedule; our 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 
 from .algorithms import Examples, Objective
-from .algorithms.forward_process import stratified
+from .algorithms.forward_process import output_error, stratified
 from .algorithms.online_dpo import error_changes
 from .config import Count, Positive
 from .errors import BadInput, Stop
@@ -88,7 +89,8 @@ class DiffusionDPO(Objective):
         del reward
         batch = cast(Voted, examples)
         sides, noise = (batch.left, batch.right), (batch.eps, batch.t)
-        left, right = error_changes(generator, snapshots, batch.prompts, sides, noise)
+        measure = partial(output_error, generator)
+        left, right = error_changes(generator, snapshots, batch.prompts, sides, noise, measure)
         loss = batch.weight * objectives.voted_dpo(left, right, batch.share, self.beta)
         won, lost = left.detach().where(batch.share > 0.5, right), right.detach().where(batch.share > 0.5, left)
         told = {"dpo_accuracy": (won < lost).to(loss.dtype), "error_change/won": won, "error_change/lost": lost}

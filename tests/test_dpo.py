@@ -194,7 +194,7 @@ def test_all_weights_are_learnt_too(config):
 
 
 def test_what_was_drawn_keeps_its_latents_and_what_was_not_is_encoded(generator, pairs, tmp_path):
-    """Also a folder in which one file of latents is of another picture and one is damaged, and one picture is larger."""
+    """And a folder in which one file of latents is of another picture, one is damaged, and a picture is larger."""
     tuned = made(generator)
     drawn = Lessons(Pairs(pairs), None)
     one, other = list(drawn.by_id.values())[:2]

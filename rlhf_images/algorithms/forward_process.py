@@ -105,6 +105,16 @@ def denoising_error(path: Path, prediction: Prediction, x0: Tensor, eps: Tensor,
     return objectives.squared_error(path.velocity(prediction, t), path.velocity(Prediction(x0, eps), t))
 
 
+def output_error(generator: Generator, prediction: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return ``(N,)`` the squared error of what the network itself says: eps, where it was trained to, else velocity.
+
+    On a variance-preserving path the two differ by the factor alpha(t)², which is small where there is much noise.
+    """
+    if generator.schedule.output == "epsilon":
+        return objectives.squared_error(prediction.eps, eps)
+    return denoising_error(generator.path, prediction, x0, eps, t)
+
+
 def distance(generator: Generator, snapshots: Snapshots, name: str, batch: Noised, new: Prediction) -> Tensor:
     """Return ``(N,)`` ‖v − v_name‖² between the policy and a snapshot: up to a factor their KL along the path."""
     with snapshots.use(name):
