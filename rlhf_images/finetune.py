@@ -7,7 +7,9 @@ changes nothing except memory.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +20,7 @@ from . import recorded
 from .algorithms import Examples, Scored
 from .errors import BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
+from .files import disk_errors, sync_tree
 from .finetune_config import FREE, FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
@@ -116,10 +119,11 @@ def rounds(parts: Tuning, shown: str) -> None:
             try:
                 metrics = parts.learn(step)
             except Stop as stop:
-                run.save()
+                with suppress(OSError):
+                    run.save()
                 raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
             done, last = step + 1, step + 1 == config.steps
-            parts.metrics.add({"step": done, **metrics})
+            processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
             processes.accelerator.log(metrics, step=done)
             if step == start and "ratio_off" in metrics:
                 say(_ratio_said(metrics["ratio_off"]))
@@ -221,14 +225,17 @@ def _resumed(parts: Tuning) -> int:
             f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
             " its file and weights back as they were, or choose another 'out'"
         )
-    parts.run.save(scored_by=scored_by)
-    if references and parts.run.writes:
-        keep(parts.run.folder, references)
-    start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
-    for log in (parts.metrics, parts.evaluations):
-        log.rewind(start or -1)
-    if parts.run.writes:
+
+    def write() -> None:
+        parts.run.save(scored_by=scored_by)
+        if references:
+            keep(parts.run.folder, references)
+        for log in (parts.metrics, parts.evaluations):
+            log.rewind(start or -1)
         recorded.rewind(parts.run.folder, start or -1)
+
+    parts.processes.written(write)
+    start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
     else:
@@ -245,18 +252,27 @@ def _measured(parts: Tuning) -> dict[str, list[float]]:
 
 
 def _checkpoint(parts: Tuning, done: int) -> None:
-    if parts.processes.is_main:
+    """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
+
+    def write() -> None:
+        for log in (parts.metrics, parts.evaluations):
+            log.sync()
         parts.policy.save(parts.run.folder / "checkpoints", done, parts.state())
-    parts.run.save()
+        parts.run.save()
+
+    parts.processes.written(write)
 
 
 def _finish(parts: Tuning) -> None:
-    """Write the tuned weights as plain diffusers reads them."""
-    if parts.processes.is_main:
-        with parts.policy.kept():
+    """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+
+    def write() -> None:
+        with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
-    parts.processes.wait()
-    parts.run.save(finished=True)
+        sync_tree(parts.run.folder)
+        parts.run.save(finished=True)
+
+    parts.processes.written(write)
 
 
 def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
@@ -336,20 +352,22 @@ def _evaluate(parts: Tuning, done: int) -> None:
     seeds = config.evaluation.seeds_per_prompt
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-        if not run.writes:
-            return
 
         def adapters(folder: Path) -> None:
             if config.lora is not None and done:
                 save_trained(parts.policy.generator, config.lora, folder)
 
-        kept = recorded.kept_rows(
-            len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-        )
-        now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-    base = recorded.base_of(run.folder)
-    gone = recorded.drift(now, base) if base is not None else {}
-    row = {**evaluation.means(), **gone}
-    parts.evaluations.add({"step": done, **row})
-    parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
-    save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+        def write() -> None:
+            kept = recorded.kept_rows(
+                len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
+            )
+            with disk_errors(run.folder):
+                now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
+            base = recorded.base_of(run.folder)
+            gone = recorded.drift(now, base) if base is not None else {}
+            row = {**evaluation.means(), **gone}
+            parts.evaluations.add({"step": done, **row})
+            parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
+            save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+
+        parts.processes.written(write)

@@ -26,6 +26,7 @@ from .checkpoint import (
 from .config import Count, Fraction, NonNegative, Positive
 from .data import Captioned, captioned
 from .errors import NonFinite
+from .files import disk_errors, sync_tree
 from .generators import Generator, GeneratorConfig, bars_only_on_a_terminal
 from .generators.tiny import TinyConfig, build
 from .interruption import Interruption
@@ -103,7 +104,9 @@ def pretrain(config: PretrainConfig) -> None:
         generator = Generator(pipe, called)
         train_denoiser(generator, latents, data.captions, session)
     pipe.encode_prompt = pipe.encode_prompt.encode
-    pipe.save_pretrained(run.folder, safe_serialization=True)
+    with disk_errors(run.folder):
+        pipe.save_pretrained(run.folder, safe_serialization=True)
+    sync_tree(run.folder)
     run.save(finished=True, set_aside=data.set_aside, pictures=len(data.images))
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return say(f"generator saved to {config.out}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from .config import plain
 from .data import encode
 from .errors import BadInput
-from .files import write_atomically, write_json
+from .files import sync_folder, write_atomically, write_json
 from .sampling import Rollout
 
 
@@ -39,6 +39,12 @@ class Log:
         if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+
+    def sync(self) -> None:
+        """Make what was logged survive a power cut: before a checkpoint of the same step does."""
+        if self.writes and self.path.is_file():
+            sync_folder(self.path)
+            sync_folder(self.path.parent)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every whole row."""

@@ -77,7 +77,7 @@ def remote_in_groups():
         yield f"remote@{address}"
 
 
-OTHERS = ["trained", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
+OTHERS = ["trained", "head", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
 
 
 @pytest.fixture(params=[*REWARDS, *OTHERS])
@@ -88,6 +88,8 @@ def reward(request) -> Reward:
         return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
+    if request.param == "head":
+        return reward_models.load(str(request.getfixturevalue("trained_head")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")
