@@ -34,6 +34,12 @@ class NotSaved(Stop):
         super().__init__(f"{error}; what was saved before is whole: make room, and the same command continues")
 
 
+class Alarmed(Stop):
+    """An alarm came up in a run that was told to stop on one; the last finished step is on disk."""
+
+    exit_code = 6
+
+
 class Interrupted(Stop):
     """A signal asked for an end; the last finished step is on disk and the same command continues."""
 

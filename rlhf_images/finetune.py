@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from . import recorded
+from .alarms import Alarm, write_alarms
 from .algorithms import Examples, Scored
-from .errors import BadInput, NonFinite, RewardFailed, Stop
+from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
 from .finetune_config import FREE, FinetuneConfig, TuningConfig
@@ -129,12 +130,16 @@ def rounds(parts: Tuning, shown: str) -> None:
                 say(_ratio_said(metrics["ratio_off"]))
             note[shown] = f"{metrics[shown]:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
-            if last or done % config.evaluation.every == 0:
-                _evaluate(parts, done)
-            if last or stopping or done % config.checkpoint_every == 0:
+            raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
+            alarmed = config.stop_on_alarm and processes.any(bool(raised))
+            if last or stopping or alarmed or done % config.checkpoint_every == 0:
                 _checkpoint(parts, done)
             if stopping and not last:
                 raise interruption.stop(f"step {done} is saved")
+            if alarmed and not last:
+                raise Alarmed(
+                    f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
+                )
     _finish(parts)
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
@@ -346,10 +351,13 @@ def _ratio_said(off: float) -> str:
     )
 
 
-def _evaluate(parts: Tuning, done: int) -> None:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
+def _evaluate(parts: Tuning, done: int) -> list[Alarm]:
+    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores.
+
+    Return the alarms that come up, on the main process.
+    """
     config, run = parts.config, parts.run
-    seeds = config.evaluation.seeds_per_prompt
+    seeds, raised = config.evaluation.seeds_per_prompt, list[Alarm]()
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
 
@@ -370,4 +378,9 @@ def _evaluate(parts: Tuning, done: int) -> None:
             parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
             save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
 
+            raised.extend(alarm for alarm in write_alarms(run.folder) if alarm.step == done)
+
         parts.processes.written(write)
+    for alarm in raised:
+        say(f"ALARM after step {done}, {alarm.name}: {alarm.seen}")
+    return raised

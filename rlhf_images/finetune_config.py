@@ -12,7 +12,7 @@ from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
 from .reward import RewardSpec
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers")
+FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers", "stop_on_alarm")
 """Fields that may change when a run continues: no result depends on them."""
 
 
@@ -41,6 +41,8 @@ class TuningConfig:
     """AdamW."""
     average_decay: Fraction = 0.0
     """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
+    stop_on_alarm: bool = False
+    """Whether the run stops, with exit code 6, at the evaluation that raises an alarm (docs/alarms.md)."""
     checkpoint_every: Count = 20
     """Steps between checkpoints. Ctrl-C and SIGTERM always make one."""
     trackers: tuple[str, ...] = ()

@@ -57,3 +57,8 @@ class LightWithAHole(Reward):
         hole = torch.ones(len(images))
         hole[1:2] = 0
         return Scores.of(light * hole / hole)
+
+
+def darkness(images, prompts):
+    """What brightness costs."""
+    return -brightness(images, prompts)

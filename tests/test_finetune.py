@@ -23,7 +23,7 @@ from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
-from rlhf_images.errors import BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
+from rlhf_images.errors import Alarmed, BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
 from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
@@ -123,6 +123,24 @@ def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninte
     assert not torch.equal(
         *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
     )
+
+
+def test_a_run_stops_on_an_alarm_if_told_and_goes_on_in_spite_of_it(config, tmp_path, capsys):
+    hacked = {"reward": "rewards_for_tests:Light", "algorithm": {"name": "draft"}, "steps": 6, "lora": None}
+    judged = config["evaluation"] | {"every": 1, "judges": {"dark": "rewards_for_tests:darkness"}}
+    config |= hacked | {"evaluation": judged, "optimizer": {"lr": 2e-2}}
+    finetune(build(FinetuneConfig, config, "test"), load_reward)
+    alarms = json.loads((tmp_path / "run" / "alarms.json").read_text())
+    alarm = next(alarm for alarm in alarms if alarm["name"] == "worse by a held-out judge")
+    told = capsys.readouterr().out
+    assert f"ALARM after step {alarm['step']}, worse by a held-out judge: the held-out judge 'dark' fell" in told
+    stopping = build(FinetuneConfig, {**config, "out": str(tmp_path / "stopped"), "stop_on_alarm": True}, "test")
+    for step in sorted({alarm["step"] for alarm in alarms} - {6}):
+        with pytest.raises(Alarmed, match=f"step {step} is saved"):
+            finetune(stopping, load_reward)
+    finetune(stopping, load_reward)
+    first, second = (sorted((tmp_path / name / "transformer").glob("*.safetensors")) for name in ("run", "stopped"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_micro_size_changes_nothing(config, uninterrupted):
