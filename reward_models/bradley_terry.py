@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rlhf_images.config import Count, Positive, Weight
 from rlhf_images.statistics import mean_estimate
 
-from .comparisons import Comparisons
+from .comparisons import Comparisons, mean_one
 from .preference import PreferenceModel
 
 RESAMPLES = 2000
@@ -79,17 +79,22 @@ def learn(
         groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
     else:
         inputs = {"evidence": _evidence(model, data, pictures)}
-    batch = min(config.batch, len(train))
+    batch, strength = min(config.batch, len(train)), config.ridge / data.weight[train].sum().item()
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
             model=trl.Scorer(network),
-            args=trl.arguments(folder, seed=seed, batch=batch, epochs=config.epochs, lr=config.lr),
+            args=trl.arguments(
+                folder, seed=seed, batch=batch, lr=config.lr, num_train_epochs=config.epochs, warmup_steps=0.1
+            ),
             train_dataset=trl.dummies(train),
             processing_class=trl.vocabulary(),
-            data_collator=trl.Collator(data, inputs, train),
+            data_collator=trl.Collator(
+                data, lambda rows: {n: v[rows] for n, v in inputs.items()}, mean_one(data, train)
+            ),
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
             callbacks=[trl.Progress(config.epochs * -(-len(train) // batch))],
-            ridge=config.ridge / data.weight[train].sum().item(),
+            lesson="bradley_terry",
+            penalty=lambda scorer: strength / 2 * (scorer.network.head - scorer.network.prior).square().sum(),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
