@@ -19,12 +19,13 @@ from torch import Tensor
 from .algorithms import Examples, Objective
 from .algorithms.forward_process import output_error, stratified
 from .algorithms.online_dpo import error_changes
+from .changes import Fields
 from .config import Count, Positive
 from .errors import BadInput, Stop
 from .evaluator import Evaluator
 from .files import write_json
 from .finetune import Tuning, rounds
-from .finetune_config import FREE, TuningConfig
+from .finetune_config import TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable
 from .lessons import Lessons
@@ -58,6 +59,28 @@ class DPOConfig(TuningConfig):
     """Pairs of an optimiser step, over all processes."""
     times_per_pair: Count = 1
     """Noisy times learnt from each of them, stratified over the sampling schedule."""
+
+
+FIELDS = Fields(
+    frozen="""
+        generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
+        generator.height generator.width generator.dtype generator.call
+        pairs annotator beta pairs_per_step times_per_pair reward seed
+        lora lora.rank lora.alpha lora.target_modules
+        optimizer.betas optimizer.weight_decay average_decay
+        evaluation.prompts evaluation.seed evaluation.seeds_per_prompt evaluation.kept_prompts evaluation.kept_seeds
+    """,
+    tracked="""
+        steps optimizer.lr optimizer.max_grad_norm
+        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt
+        generator.compile generator.attention
+    """,
+    free="""
+        out store micro_size checkpoint_every evaluation.every trackers stop_on_alarm
+        generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
+    """,
+)
+"""What may change when a run continues; the votes themselves may not."""
 
 
 @final
@@ -157,11 +180,10 @@ class Offline(Tuning):
 def dpo(config: DPOConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     """Tune a generator on labelled pairs; ``load_reward`` gives the rewards that watch the evaluations."""
     processes = Processes()
-    run = Run(
-        "dpo", config, config.out, inputs=(config.generator.path, config.pairs), free=FREE, writes=processes.is_main
-    )
-    if run.finished:
-        return say(f"{config.out}: already tuned")
+    inputs = (config.generator.path, config.pairs)
+    run = Run("dpo", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
+    if run.finished and "steps" not in run.changed:
+        return say(f"{config.out}: already tuned; more 'steps' would continue it")
     return rounds(_assembled(config, load_reward, processes, run), "dpo_accuracy")
 
 

@@ -22,7 +22,7 @@ from .algorithms import Examples, Scored
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
-from .finetune_config import FREE, FinetuneConfig, TuningConfig
+from .finetune_config import FIELDS, FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
@@ -104,9 +104,9 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
     inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
-    run = Run("finetune", config, config.out, inputs=inputs, free=FREE, writes=processes.is_main)
-    if run.finished:
-        return say(f"{config.out}: already tuned")
+    run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
+    if run.finished and "steps" not in run.changed:
+        return say(f"{config.out}: already tuned; more 'steps' would continue it")
     return rounds(_assembled(config, load_reward, processes, run), "reward")
 
 
@@ -204,6 +204,8 @@ def _assembled(
             f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
             " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
         )
+    if config.evaluation.deciding not in ("reward", *config.evaluation.judges):
+        raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}' among evaluation.judges")
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
@@ -222,6 +224,8 @@ def _resumed(parts: Tuning) -> int:
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.restore(state)
     start = int(state["step"])
+    if parts.config.steps < start:
+        raise BadInput(f"{parts.config.out}: steps {parts.config.steps}, but {start} are done; choose another 'out'")
     references = kept(parts.run.folder) if start else _measured(parts)
     adopt(parts.reward, references)
     before, scored_by = parts.run.record.get("scored_by"), parts.reward.id
@@ -232,6 +236,7 @@ def _resumed(parts: Tuning) -> int:
         )
 
     def write() -> None:
+        parts.run.note_changes(start)
         parts.run.save(scored_by=scored_by)
         if references:
             keep(parts.run.folder, references)

@@ -5,6 +5,7 @@ from typing import final
 
 import torch
 
+from .changes import Fields
 from .config import Count, NonNegative
 from .data import encode
 from .errors import NonFinite
@@ -39,9 +40,23 @@ class GenerateConfig:
     """Pictures sampled at a time."""
 
 
+FIELDS = Fields(
+    frozen="""
+        generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
+        generator.height generator.width generator.dtype generator.call generator.compile generator.attention
+        prompts pairs_per_prompt keep_latents seed
+    """,
+    free="""
+        out micro_size
+        generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
+    """,
+)
+"""What may change when the stage is begun again."""
+
+
 def generate(config: GenerateConfig) -> None:
     """Draw the pictures and write the folder of pairs."""
-    run = Run("generate", config, config.out, inputs=(config.generator.path,), free=("micro_size",))
+    run = Run("generate", config, config.out, inputs=(config.generator.path,), fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)

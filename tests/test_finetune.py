@@ -29,6 +29,7 @@ from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
+from rlhf_images.runs import read_record
 
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
 
@@ -90,6 +91,12 @@ def assert_same(first, second, tolerance):
     assert len(first[1]) == len(second[1])
     for a, b in zip(first[1], second[1], strict=True):
         assert a == pytest.approx(b, rel=tolerance, abs=max(10 * tolerance, 1e-12))
+
+
+def same_checkpoint(first, second):
+    """Weights, every snapshot, the optimiser and the statistics, bit by bit."""
+    names = ("manifest.json", "state.json", "tensors.safetensors")
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
 @pytest.fixture
@@ -448,10 +455,26 @@ def test_a_retrained_generator_is_not_taken_for_the_one_before(config, generator
 def test_another_config_is_refused_and_nothing_is_touched(config):
     run(config, steps=1)
     before = {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
-    with pytest.raises(BadInput, match=r"optimizer.lr 0.003→0.1"):
-        run(config, steps=1, optimizer={"lr": 0.1})
+    with pytest.raises(BadInput, match=r"optimizer.weight_decay 0.0001→0.1"):
+        run(config, steps=1, optimizer={"lr": 3e-3, "weight_decay": 0.1})
     assert before == {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
     run(config, steps=1)  # finished: says so and returns
+
+
+def test_more_steps_continue_a_finished_run_as_if_all_had_been_asked_for_at_once(config, tmp_path):
+    whole = run(config, out=str(tmp_path / "whole"))
+    run(config, steps=2)
+    assert_same(whole, run(config), 0)
+    checkpoints = [Path(out) / "checkpoints" / "step_00000004" for out in (config["out"], tmp_path / "whole")]
+    assert same_checkpoint(*checkpoints)
+    assert read_record(config["out"])["changes"] == {"after step 2": ["steps 2→4"]}
+    with pytest.raises(BadInput, match="steps 3, but 4 are done"):
+        run(config, steps=3)
+
+
+def test_a_judge_that_is_none_is_refused_before_the_training_and_not_after_it(config):
+    with pytest.raises(BadInput, match="no judge 'legible'"):
+        run(config, evaluation={**config["evaluation"], "deciding": "legible"})
 
 
 def test_sizes_that_do_not_go_together_are_refused(config):
