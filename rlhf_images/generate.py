@@ -1,6 +1,7 @@
 """Stage `generate`: pictures of prompts from any diffusers pipeline, laid out in pairs for labelling."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -10,6 +11,7 @@ from .config import Count, NonNegative
 from .data import encode
 from .errors import NonFinite
 from .generators import Generator, GeneratorConfig
+from .generators.lora import load_trained
 from .preferences import Pairs, Picture, PreferencePair, latents
 from .preferences.pairs import picture_id
 from .progress import progress, say
@@ -30,6 +32,8 @@ class GenerateConfig:
     """``digits``, a text file with one prompt a line, or a list."""
     out: str
     """Folder of the pairs."""
+    tuned: str | None = None
+    """A finetune run whose weights the pipeline gets, or a folder with a LoRA; null draws with the pipeline alone."""
     pairs_per_prompt: Count = 4
     """Each pair has two pictures of its own, which no other pair shows."""
     seed: NonNegative = 0
@@ -44,7 +48,7 @@ FIELDS = Fields(
     frozen="""
         generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
         generator.height generator.width generator.dtype generator.call generator.compile generator.attention
-        prompts pairs_per_prompt keep_latents seed
+        prompts tuned pairs_per_prompt keep_latents seed
     """,
     free="""
         out micro_size
@@ -56,16 +60,18 @@ FIELDS = Fields(
 
 def generate(config: GenerateConfig) -> None:
     """Draw the pictures and write the folder of pairs."""
-    run = Run("generate", config, config.out, inputs=(config.generator.path,), fields=FIELDS)
+    run = Run("generate", config, config.out, inputs=_inputs(config), fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)
     generator = Generator.load(config.generator, "cuda" if torch.cuda.is_available() else "cpu")
     generator.remember(prompts)
+    if config.tuned is not None:
+        load_trained(generator, Path(config.tuned))
     run.save()
     wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
     pictures: list[tuple[bytes, Picture]] = []
-    settings = asdict(config.generator)
+    settings = asdict(config.generator) | ({"run": config.tuned} if config.tuned else {})
     starts = range(0, len(wanted), config.micro_size)
     for start in progress(starts, "generate"):
         index = list(range(start, min(start + config.micro_size, len(wanted))))
@@ -85,6 +91,10 @@ def generate(config: GenerateConfig) -> None:
     Pairs.create(config.out, pictures, pairs)
     run.save(finished=True, pairs=len(pairs), pictures=len(set(ids)))
     return say(f"{len(pairs)} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
+
+
+def _inputs(config: GenerateConfig) -> tuple[str, ...]:
+    return (config.generator.path, *((config.tuned,) if config.tuned else ()))
 
 
 def _drawn(generator: Generator, prompts: list[str], index: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
