@@ -46,6 +46,8 @@ REWARDS: dict[str, str] = {
 
 FORMATS: dict[str, str] = {
     "rlhf-images preference model 1": "reward_models.preference:PreferenceModel.load",
+    "rlhf-images head 1": "reward_models.head:Head.load",
+    "rlhf-images clip 1": "reward_models.clip_preference:ClipPreference.load",
 }
 """What reads a folder of ``train-reward``, by the ``format`` of its reward.json."""
 

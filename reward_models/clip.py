@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from rlhf_images.errors import BadInput
 from rlhf_images.reward import identity
 
-from .architecture import Architecture, built, new_towers, tokens
+from .architecture import Architecture, Towers, built, new_towers, tokens
 from .preprocess import Preprocessing
 from .resize import shortest_side
 from .weights import as_open_clip, digest, fill, read_weights
@@ -27,33 +27,32 @@ HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @final
 class Clip:
-    """Two frozen towers in float32, OpenAI's normalisation, and how pictures are brought to their size."""
+    """Two frozen towers in float32, and how pictures are brought to their size."""
 
-    def __init__(self, architecture: Architecture, fit: Fit = shortest_side) -> None:
-        self.architecture, self.fit = architecture, fit
-        self.model = built(architecture).eval().requires_grad_(False)
-        size = int(architecture["vision_cfg"].get("image_size", 224))
-        self.preprocessing = Preprocessing(size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    def __init__(self, towers: Towers, fit: Fit = shortest_side) -> None:
+        self.architecture, self.preprocessing, self.fit = towers.architecture, towers.preprocessing, fit
+        self.model = towers.clip.eval().requires_grad_(False)
         self._texts: dict[str, Tensor] = {}
 
     @classmethod
     def load(cls, path: Path, published: str, fit: Fit = shortest_side) -> "Clip":
         """Return the CLIP of a weights file in open_clip's or Hugging Face's layout.
 
-        Its architecture is open_clip's ``published``, unless an ``open_clip_config.json`` lies beside the file.
+        Its architecture is open_clip's ``published``, unless an ``open_clip_config.json`` lies beside the file. The
+        normalisation is OpenAI's.
         """
         state = as_open_clip(read_weights(path))  # first: the real towers take many seconds to build
-        clip = cls(_architecture(path.parent, published), fit)
+        architecture = _architecture(path.parent, published)
+        size = int(architecture["vision_cfg"].get("image_size", 224))
+        normalisation = Preprocessing(size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        clip = cls(Towers(built(architecture), architecture, normalisation), fit)
         fill(clip.model, state, path)
         return clip
 
     @classmethod
     def of_folder(cls, folder: str, fit: Fit = shortest_side) -> "Clip":
         """Return the CLIP of a folder in open_clip's ``local-dir`` layout, with its own normalisation."""
-        towers = new_towers(f"local-dir:{folder}")
-        clip = cls(towers.architecture, fit)
-        clip.model, clip.preprocessing = towers.clip.eval().requires_grad_(False), towers.preprocessing
-        return clip
+        return cls(new_towers(f"local-dir:{folder}"), fit)
 
     @cached_property
     def id(self) -> str:
@@ -63,6 +62,10 @@ class Clip:
     def to(self, device: torch.device | str) -> None:
         """Move the weights to ``device``."""
         self.model.to(device)
+        self._texts.clear()
+
+    def forget_texts(self) -> None:
+        """Drop the embedded prompts, as must be done when the text tower has changed."""
         self._texts.clear()
 
     def images(self, images: Tensor) -> Tensor:

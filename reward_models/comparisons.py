@@ -68,6 +68,12 @@ def pictures(pairs: Pairs, data: Comparisons, preprocessing: Preprocessing) -> T
     return torch.stack([preprocessing.fitted(pairs.image(picture)[None])[0] for picture in data.ids])
 
 
+def mean_one(data: Comparisons, train: list[int]) -> Tensor:
+    """Return what every pair weighs ``(P,)``, 1 on average over the pairs ``train``."""
+    weight: Tensor = data.weight / data.weight[train].mean()
+    return weight
+
+
 @final
 @dataclass(frozen=True)
 class Split:

@@ -112,6 +112,7 @@ class PreferenceModel(Reward):
     """A network with its vocabulary, its architecture and the scores it gave in training. Made by `new` or `load`."""
 
     can = Capabilities(differentiable=True, trainable=True)
+    log_odds = True
 
     def __init__(self, towers: Towers, reference: Tensor | None = None) -> None:
         self.architecture = towers.architecture

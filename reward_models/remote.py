@@ -11,6 +11,7 @@ order. The server is not trusted: a picture whose score did not come back right 
 import base64
 import math
 import secrets
+import time
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ PER_QUESTION = 4
 """Pictures in one question; a failure costs as many."""
 CONNECTIONS = 4
 """Questions at the same time."""
+UNUSUAL, AT_LEAST = 10.0, 1.0
+"""An attempt is given up after so many times the usual time and so many seconds; the last one has all of its time."""
 ANSWER = 4096
 """Bytes that the answer may have for each picture."""
 MAX_COMPONENTS = 32
@@ -59,6 +62,8 @@ class Remote(Reward):
         self.service, self.model, self.can, self.reference = service, model, can, reference
         self._down = False
         """Whether the last question failed however often it was asked: then others are asked once only."""
+        self._usual: float | None = None
+        """Seconds until an answer, on a moving average."""
 
     @classmethod
     def load(cls, url: str) -> "Remote":
@@ -103,16 +108,20 @@ class Remote(Reward):
         pngs = {row: base64.b64encode(encode(images[row], compress_level=1)).decode() for row in rows}
         found: dict[int, Row] = {}
         reason = ""
-        for _ in self.service.tries(1 if self._down else None):
+        attempts = 1 if self._down else self.service.attempts
+        for attempt in self.service.tries(attempts):
+            patience = None if self._usual is None or attempt == attempts - 1 else max(AT_LEAST, UNUSUAL * self._usual)
             missing = rows if self.can.groupwise else [row for row in rows if row not in found]
             salt = secrets.token_hex(8)  # an answer to anything but this question has other ids
             asked = {f"{salt}-{row}": row for row in missing}
             pictures = [{"id": id_, "prompt": prompts[row], "png": pngs[row]} for id_, row in asked.items()]
+            begun = time.monotonic()
             try:
-                answer = self.service.ask(
-                    "/v1/score", {"model": self.model, "pictures": pictures}, ANSWER * (len(rows) + 1)
-                )
+                question = {"model": self.model, "pictures": pictures}
+                answer = self.service.ask("/v1/score", question, ANSWER * (len(rows) + 1), patience)
                 found |= {asked[id_]: row for id_, row in self._rows(answer, asked.keys()).items()}
+                seconds = time.monotonic() - begun
+                self._usual = seconds if self._usual is None else 0.9 * self._usual + 0.1 * seconds
                 reason = "" if len(found) == len(rows) else f"{self.service}: not every picture has a right score"
             except NoAnswer as error:
                 reason = str(error)

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
 
 import torch
+from torch import nn
 
-from .bradley_terry import BradleyTerryConfig, learn, scores
+from .bradley_terry import BradleyTerryConfig, evidence, learn, scores
 from .comparisons import pictures
 from .family import Family, Lesson, Taught
 from .preference import PreferenceModel
@@ -41,24 +42,25 @@ class TowersConfig(Family):
         model = PreferenceModel.new(self.architecture)
         if torch.cuda.is_available():
             model.to("cuda")
-        with suited_threads(model):
+        with suited_threads(model.network.clip.visual):
             seen = pictures(lesson.pairs, lesson.data, model.preprocessing)
             recognised = recognise(model, self.recognise, lesson.seed) if self.recognise else None
             learn(model, lesson.data, seen, lesson.split.train, self.bradley_terry, lesson.seed)
             score = scores(model, lesson.data, seen)
-        told = {"recognise": asdict(recognised)} if recognised else {}
-        return Taught(model, model.save, score, model.tastes(), told)
+            frozen = None if self.bradley_terry.tower_lr else evidence(model, lesson.data, seen)
+        told = {"recognised": asdict(recognised)} if recognised else {}
+        return Taught(model, model.save, score, frozen, None, model.tastes(), told)
 
 
 @contextmanager
-def suited_threads(model: PreferenceModel) -> Iterator[None]:
-    """Give a small model one thread for the time of the ``with``.
+def suited_threads(tower: nn.Module) -> Iterator[None]:
+    """Give a model with a small image ``tower`` one thread for the time of the ``with``.
 
     Its matrices gain little from a second one, and where another process has that core, each of them waits for it: six
     times slower was measured. The result then does not depend on the number of cores either.
     """
     before = torch.get_num_threads()
-    if sum(weights.numel() for weights in model.network.clip.visual.parameters()) < SMALL_TOWER:
+    if sum(weights.numel() for weights in tower.parameters()) < SMALL_TOWER:
         torch.set_num_threads(1)
     try:
         yield

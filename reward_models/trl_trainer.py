@@ -1,10 +1,10 @@
-"""TRL's RewardTrainer on pictures. Importing it takes many seconds, so `bradley_terry` does it when it must.
+"""TRL's RewardTrainer on pictures. Importing it takes many seconds, so a family does it when it must.
 
 TRL's trainer is written for text but never looks at it: any model with ``.logits`` and ``config.num_labels == 1`` will
 do, and a batch with the first of each pair before the second of each. Token ids are dummies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -19,6 +19,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl.trainer.reward_config import RewardConfig
@@ -27,35 +30,36 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rlhf_images.errors import NonFinite
 from rlhf_images.progress import progress
 
+from . import clip_preference
 from .comparisons import Comparisons
 from .preference import Network
 
 
 @final
 class PicturePairs(RewardTrainer):
-    """RewardTrainer with soft labels and a ridge: the two things that it has no option for."""
+    """RewardTrainer with soft labels, weights and a penalty: what it has no option for."""
 
-    def __init__(self, *, ridge: float, **options: Any) -> None:
+    def __init__(self, *, lesson: str, penalty: Callable[[Any], Tensor] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.ridge = ridge
+        self.lesson, self.penalty = lesson, penalty
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the mean of w · (-q log σ(d) - (1-q) log σ(-d)), d = score(left) - score(right), plus the ridge.
+        """Return the mean of w · (-q log σ(d) - (1-q) log σ(-d)), d = score(left) - score(right), plus the penalty.
 
-        That is ridge · |head - prior|² / 2. The weights w have mean 1 over the pairs of the lesson.
+        The weights w have mean 1 over the pairs of the lesson.
         """
         del num_items_in_batch
         inputs = dict(inputs)
         target, weight = inputs.pop("target"), inputs.pop("weight")
         outputs = model(**inputs)
-        left, right = outputs.logits.squeeze(-1).chunk(2)
-        network = self.accelerator.unwrap_model(model).network
+        left, right = outputs.logits.squeeze(-1).float().chunk(2)
         loss = binary_cross_entropy_with_logits(left - right, target, weight)
-        loss = loss + self.ridge / 2 * (network.head - network.prior).square().sum()
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.accelerator.unwrap_model(model))
         if not torch.isfinite(loss):
-            raise NonFinite(f"train-reward: the loss of 'bradley_terry' is {loss.item()}; lower its learning rates")
+            raise NonFinite(f"train-reward: the loss of '{self.lesson}' is {loss.item()}; lower its learning rates")
         return (loss, outputs) if return_outputs else loss
 
     def _send_telemetry(self) -> None:
@@ -86,30 +90,44 @@ class Scorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
 
 
 @final
+class ClipScorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
+    """A CLIP that learns, as TRL wants to see it."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, network: clip_preference.Network) -> None:
+        config = PreTrainedConfig()
+        config.num_labels = 1
+        super().__init__(config)
+        self.network = network
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> SequenceClassifierOutput:
+        """Return the scores ``(2B, 1)`` of ``pixels (2B, 3, S, S)`` for the prompts' ``tokens (B, L)``."""
+        return SequenceClassifierOutput(logits=self.network(pixels, tokens)[:, None])
+
+
+@final
 class Collator:
     """Looks pairs up: all left pictures, then all right ones."""
 
-    def __init__(self, data: Comparisons, inputs: dict[str, Tensor], train: list[int]) -> None:
-        self.data = data
-        self.weight = data.weight / data.weight[train].mean()
-        """Of each pair, 1 on average over those of the lesson."""
+    def __init__(self, data: Comparisons, inputs: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> None:
+        self.data, self.weight = data, weight
         self.inputs = inputs
-        """What the scorer takes, one row a picture."""
+        """What the scorer takes, of the pictures of these numbers ``(2B,)``: the left ones, then the right ones."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the scorer's inputs for the pairs of ``rows``, with their targets."""
         pairs = torch.tensor([row["pair"] for row in rows])
-        pictures = torch.cat([self.data.left[pairs], self.data.right[pairs]])
         told = {"target": self.data.target[pairs], "weight": self.weight[pairs]}
-        return {**{name: value[pictures] for name, value in self.inputs.items()}, **told}
+        return {**self.inputs(torch.cat([self.data.left[pairs], self.data.right[pairs]])), **told}
 
 
 @final
 class Progress(TrainerCallback):
     """Our progress in place of the trainer's."""
 
-    def __init__(self, steps: int) -> None:
-        self.bar: Iterator[int] = iter(progress(range(steps), "learning from votes", steps))
+    def __init__(self, steps: int, told: str = "learning from votes") -> None:
+        self.bar: Iterator[int] = iter(progress(range(steps), told, steps))
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin with the first step."""
@@ -118,6 +136,24 @@ class Progress(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Count a step."""
         next(self.bar, None)
+
+
+@final
+class Watching(TrainerCallback):
+    """Asks after every step, and before the first, whether to go on."""
+
+    def __init__(self, look: Callable[[int], bool]) -> None:
+        self.look = look
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Look at what there is before the first step."""
+        self.look(0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look after a step."""
+        del args
+        if not self.look(state.global_step):
+            control.should_training_stop = True
 
 
 @contextmanager
@@ -147,16 +183,17 @@ def vocabulary() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="-")  # type: ignore[no-untyped-call,unused-ignore]
 
 
-def arguments(folder: str, *, seed: int, batch: int, epochs: int, lr: float) -> RewardConfig:
-    """Return TRL's arguments, with the defaults that would hurt here turned off: bf16, checkpointing, reports."""
+def arguments(folder: str, *, seed: int, batch: int, lr: float, **schedule: Any) -> RewardConfig:
+    """Return TRL's arguments, with the defaults that would hurt here turned off: bf16, checkpointing, reports.
+
+    ``schedule`` is whatever says how long: ``num_train_epochs``, or ``max_steps``, and ``warmup_steps``.
+    """
     config = RewardConfig(
         output_dir=folder,
         seed=seed,
         per_device_train_batch_size=batch,
-        num_train_epochs=epochs,
         learning_rate=lr,
         lr_scheduler_type="cosine",
-        warmup_steps=0.1,
         bf16=False,
         gradient_checkpointing=None,  # type: ignore[arg-type,unused-ignore]  # False warns: the name is deprecated
         max_length=None,
@@ -167,6 +204,7 @@ def arguments(folder: str, *, seed: int, batch: int, epochs: int, lr: float) -> 
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **schedule,
     )
     if config.n_gpu > 1:
         config._n_gpu = 1  # this stage is one process on one device; several would be wrapped in nn.DataParallel

@@ -94,28 +94,29 @@ class Service:
                 time.sleep(min(LONGEST_PAUSE, self.pause * 2.0 ** (number - 1) * random.uniform(0.5, 1.5)))
             yield number
 
-    def ask(self, path: str, question: Any = None, limit: int = 1 << 20) -> Any:
+    def ask(self, path: str, question: Any = None, limit: int = 1 << 20, timeout: float | None = None) -> Any:
         """Return the JSON that answers ``question`` (a POST; without one, a GET), of at most ``limit`` bytes.
 
-        Asks once. Raises `NoAnswer`.
+        Asks once. Raises `NoAnswer`, after ``timeout`` seconds if not after the service's own.
         """
-        deadline = time.monotonic() + self.timeout
+        timeout = self.timeout if timeout is None else min(timeout, self.timeout)
+        deadline = time.monotonic() + timeout
         body = None if question is None else json.dumps(question, allow_nan=False).encode()
-        connection = self._connection()
+        connection = self._connection(timeout)
         try:
             connection.connect()
-            with _hung_up(connection.sock, self.timeout):
+            with _hung_up(connection.sock, timeout):
                 connection.request("GET" if body is None else "POST", self.path + path, body, self._headers())
                 answer = connection.getresponse()
                 data = answer.read(limit + 1) if answer.status == 200 else answer.read(300)
         except (OSError, HTTPException, ValueError) as error:
             late = time.monotonic() >= deadline or isinstance(error, TimeoutError)
-            what = f"no answer within {self.timeout:g} s" if late else f"{type(error).__name__}: {error}"
+            what = f"no answer within {timeout:g} s" if late else f"{type(error).__name__}: {error}"
             raise NoAnswer(f"{self}: {what}") from None
         finally:
             connection.close()
         if time.monotonic() >= deadline:
-            raise NoAnswer(f"{self}: no whole answer within {self.timeout:g} s")
+            raise NoAnswer(f"{self}: no whole answer within {timeout:g} s")
         return self._read(answer, data, limit)
 
     def _read(self, answer: HTTPResponse, data: bytes, limit: int) -> Any:
@@ -131,10 +132,10 @@ class Service:
         except (ValueError, RecursionError):
             raise NoAnswer(f"{self}: an answer that is not whole JSON") from None
 
-    def _connection(self) -> HTTPConnection:
+    def _connection(self, timeout: float) -> HTTPConnection:
         if not self.secure:
-            return HTTPConnection(self.host, self.port, timeout=self.timeout)
-        return HTTPSConnection(self.host, self.port, timeout=self.timeout, context=ssl.create_default_context())
+            return HTTPConnection(self.host, self.port, timeout=timeout)
+        return HTTPSConnection(self.host, self.port, timeout=timeout, context=ssl.create_default_context())
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept": "application/json", "connection": "close"}

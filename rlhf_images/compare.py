@@ -73,7 +73,7 @@ class Side:
         self.tuned: Path | None = None
         self.finetune: FinetuneConfig | None = None
         if self.pairs is None and path.is_dir() and not (path / "model_index.json").is_file():
-            _, self.tuned, record = find_run(path)
+            self.tuned, record = find_run(path)
             self.finetune = build(FinetuneConfig, record["config"], f"{self.tuned}/run.json")
 
     @property
@@ -103,6 +103,7 @@ class Side:
         generator = Generator.load(settings, "cuda" if torch.cuda.is_available() else "cpu")
         if self.tuned is not None:
             load_trained(generator, self.tuned)
+        generator.remember([draw.prompt for draw in wanted])
         note = {**asdict(settings), "run": self.name}
         parts = [
             list(part[start : start + MICRO])

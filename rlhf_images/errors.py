@@ -25,6 +25,21 @@ class RewardFailed(Stop):
     exit_code = 4
 
 
+class NotSaved(Stop):
+    """The disk refused a write: what was saved before is whole, and the same command continues from it."""
+
+    exit_code = 5
+
+    def __init__(self, error: object) -> None:
+        super().__init__(f"{error}; what was saved before is whole: make room, and the same command continues")
+
+
+class Alarmed(Stop):
+    """An alarm came up in a run that was told to stop on one; the last finished step is on disk."""
+
+    exit_code = 6
+
+
 class Interrupted(Stop):
     """A signal asked for an end; the last finished step is on disk and the same command continues."""
 

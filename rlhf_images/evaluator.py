@@ -59,6 +59,8 @@ class Evaluation:
     features: Tensor | None = None
     """What the judge ``features_by`` sees in the pictures, ``(N, D)``; None where no judge has such a space."""
     features_by: str | None = None
+    highest_labelled: float | None = None
+    """The trained reward's highest score of a picture that somebody labelled; None where it knows none."""
 
     @property
     def diversity(self) -> float:
@@ -108,6 +110,7 @@ class Evaluator:
             {name: found.std for name, found in judged.items() if found.std is not None},
             features,
             by,
+            self._highest_labelled(),
         )
 
     def draw(self, generator: Generator, seeds_per_prompt: int) -> Drawn:
@@ -135,6 +138,14 @@ class Evaluator:
         """Return what ``judge`` says of all pictures, on every process."""
         rollout, micro = drawn.rollout, self.micro_size
         return gathered_scores(judge, rollout.images, rollout.index, drawn.prompts, drawn.groups, self.processes, micro)
+
+    def _highest_labelled(self) -> float | None:
+        reward = self.judges.get("reward")
+        return (
+            float(reward.reference[-1])
+            if reward is not None and reward.can.trainable and len(reward.reference)
+            else None
+        )
 
     def _features(self, drawn: Drawn) -> tuple[Tensor | None, str | None]:
         """Return what one judge sees in the pictures, on every process: a held-out one if any sees, else the reward."""

@@ -1,9 +1,16 @@
 """Writing files so that a crash leaves either the old one or the new one, whole."""
 
+import errno
+import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
@@ -30,9 +37,32 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Within its ``with``, what safetensors makes of a full disk at ``path`` is an `OSError` again."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file in and below ``folder`` that somebody else wrote there survive a power cut."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() or path.is_file():
+            sync_folder(path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's contents, read a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder, or the contents of a file, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,22 +6,26 @@ changes nothing except memory.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 
 from . import recorded
+from .alarms import Alarm
 from .algorithms import Examples, Scored
-from .errors import BadInput, NonFinite, RewardFailed, Stop
+from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
-from .finetune_config import FREE, FinetuneConfig
+from .files import disk_errors, sync_tree
+from .finetune_config import FIELDS, FinetuneConfig
 from .generators import Generator
-from .generators.lora import make_trainable, save_trained
+from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
+from .monitor import keep_evaluation
 from .policy import Policy
 from .processes import Processes
 from .progress import progress, say
@@ -29,11 +33,12 @@ from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
 from .reference import adopt, keep, kept, measured
+from .report import refresh
 from .reward import Reward, RewardSpec, Scores
 from .runs import Run
 from .sampling import Rollout
 from .scoring import gathered_scores
-from .track import Clock, Log, keep_evidence, save_grid
+from .track import Clock, Log, check_trackers, keep_evidence, start_trackers
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -41,6 +46,9 @@ ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "group_std": advantages.standardise,
     "global_std": lambda rewards_PK, valid_PK: advantages.standardise(rewards_PK, valid_PK, over_all=True),
 }
+
+ROUNDING = 1e-5
+"""How far a likelihood ratio is from 1 where only the order of additions in float32 differs."""
 
 
 @final
@@ -64,9 +72,9 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     """Tune a generator against a reward; ``load_reward`` gives the rewards that the config names."""
     processes = Processes()
     inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
-    run = Run("finetune", config, config.out, inputs=inputs, free=FREE, writes=processes.is_main)
-    if run.finished:
-        return say(f"{config.out}: already tuned")
+    run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
+    if run.finished and "steps" not in run.changed:
+        return say(f"{config.out}: already tuned; more 'steps' would continue it")
     parts = _assembled(config, load_reward, processes, run)
     start = _resumed(parts)
     note: dict[str, str] = {}
@@ -75,19 +83,28 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
             try:
                 metrics = learn(parts, step)
             except Stop as stop:
-                run.save()
+                with suppress(OSError):
+                    run.save()
                 raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
             done, last = step + 1, step + 1 == config.steps
-            parts.metrics.add({"step": done, **metrics})
+            processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
+            processes.accelerator.log(metrics, step=done)
+            if step == start and "ratio_off" in metrics:
+                say(_ratio_said(metrics["ratio_off"]))
             note["reward"] = f"{metrics['reward']:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
-            if last or done % config.evaluation.every == 0:
-                _evaluate(parts, done)
-            if last or stopping or done % config.checkpoint_every == 0:
+            raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
+            alarmed = config.stop_on_alarm and processes.any(bool(raised))
+            if last or stopping or alarmed or done % config.checkpoint_every == 0:
                 _checkpoint(parts, done)
             if stopping and not last:
                 raise interruption.stop(f"step {done} is saved")
+            if alarmed and not last:
+                raise Alarmed(
+                    f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
+                )
     _finish(parts)
+    processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
 
 
@@ -95,6 +112,7 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     """Take one step of the loop and return its metrics."""
     config, processes, policy, algorithm = parts.config, parts.processes, parts.policy, parts.config.algorithm
     randomness, clock, sums, count = Randomness(config.seed, step), Clock(), dict[str, float](), 0
+    off = list[float]()
     drawn = parts.stream.take(step, config.prompts_per_step)
     grouped = [prompt for prompt in drawn for _ in range(config.group_size)]
     mine = list(processes.mine(len(grouped)))
@@ -110,7 +128,7 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
         scored = Scored(rewards_PK, valid_PK, advantages_PK, mine, processes.shared)
         examples = algorithm.examples(rollout, scored, policy.generator, randomness)
         for update, size in _updates(parts, examples, scored, randomness):
-            policy.update(algorithm, parts.reward, update, size, config.micro_size, sums)
+            off.append(policy.update(algorithm, parts.reward, update, size, config.micro_size, sums))
             count += len(update)
     except Stop:
         keep_evidence(parts.run.folder / "refused", step, rollout, processes.accelerator.process_index)
@@ -124,6 +142,8 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
     learnt = {name: total / examples_learnt for name, total in totals.items()}
     components = {f"reward/{name}": float(part.nanmean()) for name, part in scores.components.items()}
     rewarded = {**_reward_metrics(rewards_PK, valid_PK), **components}
+    if "ratio" in learnt:
+        learnt["ratio_off"] = processes.largest(off[0])
     return {**rewarded, **learnt, "lr": config.optimizer.lr, **clock.metrics(len(grouped))}
 
 
@@ -131,9 +151,11 @@ def _assembled(
     config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], processes: Processes, run: Run
 ) -> Parts:
     """Return everything that the config names, loaded; refuses what does not go together before anything is written."""
+    check_trackers(config.trackers)
     if config.prompts_per_step * config.group_size < processes.count:
         raise BadInput(f"fewer pictures a step than the {processes.count} processes; raise prompts_per_step")
     stream = PromptStream(read_prompts(config.prompts), config.seed)
+    config.algorithm.check_path(check_trainable(config.generator, config.lora))
     reward = load_reward(config.reward).to(processes.device)
     if config.algorithm.differentiates_reward and not reward.can.differentiable:
         raise BadInput(
@@ -145,9 +167,12 @@ def _assembled(
             f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
             " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
         )
+    if config.evaluation.deciding not in ("reward", *config.evaluation.judges):
+        raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}' among evaluation.judges")
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
     generator = Generator.load(config.generator, processes.device)
+    generator.remember([*stream.prompts, *evaluator.prompts])
     make_trainable(generator, config.lora, config.seed)
     names = (*config.algorithm.snapshots(), *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, processes)
@@ -162,6 +187,8 @@ def _resumed(parts: Parts) -> int:
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.statistics.restore(state.get("prompt_statistics", {}))
     start = int(state["step"])
+    if parts.config.steps < start:
+        raise BadInput(f"{parts.config.out}: steps {parts.config.steps}, but {start} are done; choose another 'out'")
     references = kept(parts.run.folder) if start else _measured(parts)
     adopt(parts.reward, references)
     before, scored_by = parts.run.record.get("scored_by"), parts.reward.id
@@ -170,13 +197,19 @@ def _resumed(parts: Parts) -> int:
             f"{parts.config.out}: its first {start} steps were scored by {before}, now the reward is {scored_by}; put"
             " its file and weights back as they were, or choose another 'out'"
         )
-    parts.run.save(scored_by=scored_by)
-    if references and parts.run.writes:
-        keep(parts.run.folder, references)
-    for log in (parts.metrics, parts.evaluations):
-        log.rewind(start or -1)
-    if parts.run.writes:
+
+    def write() -> None:
+        parts.run.note_changes(start)
+        labelled = parts.reward.reference
+        parts.run.save(scored_by=scored_by, highest_labelled=float(labelled.max()) if len(labelled) else None)
+        if references:
+            keep(parts.run.folder, references)
+        for log in (parts.metrics, parts.evaluations):
+            log.rewind(start or -1)
         recorded.rewind(parts.run.folder, start or -1)
+
+    parts.processes.written(write)
+    start_trackers(parts.processes.accelerator, parts.config.trackers, parts.config.out, parts.config)
     if start:
         say(f"{parts.config.out}: continues after step {start}")
     else:
@@ -193,18 +226,28 @@ def _measured(parts: Parts) -> dict[str, list[float]]:
 
 
 def _checkpoint(parts: Parts, done: int) -> None:
-    if parts.processes.is_main:
+    """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
+
+    def write() -> None:
+        for log in (parts.metrics, parts.evaluations):
+            log.sync()
         parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
-    parts.run.save()
+        parts.run.save()
+
+    parts.processes.written(write)
 
 
 def _finish(parts: Parts) -> None:
-    """Write the tuned weights as plain diffusers reads them."""
-    if parts.processes.is_main:
-        with parts.policy.kept():
+    """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+
+    def write() -> None:
+        with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
-    parts.processes.wait()
-    parts.run.save(finished=True)
+        sync_tree(parts.run.folder)
+        parts.run.save(finished=True)
+        refresh(parts.run.folder)
+
+    parts.processes.written(write)
 
 
 def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
@@ -265,24 +308,36 @@ def _reward_metrics(rewards_PK: Tensor, valid_PK: Tensor) -> dict[str, float]:
     }
 
 
-def _evaluate(parts: Parts, done: int) -> None:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores."""
-    config, run = parts.config, parts.run
-    seeds = config.evaluation.seeds_per_prompt
+def _ratio_said(off: float) -> str:
+    """Return what the first update's likelihood ratios say: all are 1 if sampling and training agree."""
+    if off == 0:
+        return "likelihood ratios at the first update: exactly 1, sampling and training compute the same"
+    if off <= ROUNDING:
+        return f"likelihood ratios at the first update: 1, but for rounding ({off:.1g})"
+    return (
+        f"likelihood ratios at the first update: up to {off:.2g} away from 1, so sampling and training do not compute"
+        " the same; compare it with the algorithm's clip, and use generator.dtype: float32 or another micro_size if it"
+        " is not much smaller"
+    )
+
+
+def _evaluate(parts: Parts, done: int) -> list[Alarm]:
+    """Evaluate the fixed prompts and seeds after ``done`` steps, and let the main process keep what came of it.
+
+    Return the alarms that come up, on the main process.
+    """
+    run, raised = parts.run, list[Alarm]()
     with parts.policy.kept():
-        evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-        if not run.writes:
-            return
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
 
-        def adapters(folder: Path) -> None:
-            if config.lora is not None and done:
-                save_trained(parts.policy.generator, config.lora, folder)
+        def write() -> None:
+            row, alarms = keep_evaluation(run.folder, parts.config, parts.policy.generator, evaluation, done)
+            parts.evaluations.add({"step": done, **row})
+            parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
+            raised.extend(alarms)
+            refresh(run.folder)
 
-        kept = recorded.kept_rows(
-            len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-        )
-        now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-    base = recorded.base_of(run.folder)
-    gone = recorded.drift(now, base) if base is not None else {}
-    parts.evaluations.add({"step": done, **evaluation.means(), **gone})
-    save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
+        parts.processes.written(write)
+    for alarm in raised:
+        say(f"ALARM after step {done}, {alarm.name}: {alarm.seen}")
+    return raised

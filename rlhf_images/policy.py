@@ -59,20 +59,23 @@ class Policy:
         total: int,
         micro_size: int,
         sums: dict[str, float],
-    ) -> None:
+    ) -> float:
         """Take one optimiser step on the mean loss of ``total`` examples, of which this process has ``examples``.
 
-        Adds this process's sums of the loss and its metrics to ``sums``. Raises `NonFinite` on every process, with the
-        weights untouched, if the loss or a gradient is not finite on any.
+        Adds this process's sums of the loss and its metrics to ``sums``, and returns how far the furthest of its
+        likelihood ratios (the metric ``ratio``) was from 1 before the step, 0 where there is none. Raises `NonFinite`
+        on every process, with the weights untouched, if the loss or a gradient is not finite on any.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss_sum = 0.0
+        loss_sum = off = 0.0
         for micro in examples.split(micro_size):
             losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
             (losses.sum() / total).backward()
             loss_sum += float(losses.detach().sum())
             for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
+            if "ratio" in metrics:
+                off = max(off, float((metrics["ratio"] - 1).abs().max()))
         loss = self.processes.sum_gradients(self.parameters.values(), loss_sum) / total
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -80,6 +83,7 @@ class Policy:
         self.optimizer.step()
         sums["loss"] = sums.get("loss", 0.0) + loss_sum
         sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm * len(examples)
+        return off
 
     @property
     def averaged(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .changes import Fields
 from .checkpoint import (
     load_checkpoint,
     load_optimizer_tensors,
@@ -26,6 +27,7 @@ from .checkpoint import (
 from .config import Count, Fraction, NonNegative, Positive
 from .data import Captioned, captioned
 from .errors import NonFinite
+from .files import disk_errors, sync_tree
 from .generators import Generator, GeneratorConfig, bars_only_on_a_terminal
 from .generators.tiny import TinyConfig, build
 from .interruption import Interruption
@@ -81,9 +83,22 @@ class PretrainConfig:
             raise ValueError(f"model.channels {list(self.model.channels)}: each must be a multiple of 8")
 
 
+FIELDS = Fields(
+    # The learning rate's cycle spans all steps: a longer training is another one from its first step on.
+    frozen="""
+        data size seed caption_dropout autoencoder.steps autoencoder.batch autoencoder.lr
+        transformer.steps transformer.batch transformer.lr
+        model.layers model.heads model.patch model.latent_channels model.channels
+        model.text_width model.text_tokens model.vocabulary
+    """,
+    free="out checkpoint_every",
+)
+"""What may change when a training continues."""
+
+
 def pretrain(config: PretrainConfig) -> None:
     """Learn a generator and save it to ``config.out``, where ``DiffusionPipeline.from_pretrained`` reads it."""
-    run = Run("pretrain", config, config.out, free=("checkpoint_every",))
+    run = Run("pretrain", config, config.out, fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already trained; remove that folder to train it again")
     data = captioned(config.data, config.size)
@@ -103,7 +118,9 @@ def pretrain(config: PretrainConfig) -> None:
         generator = Generator(pipe, called)
         train_denoiser(generator, latents, data.captions, session)
     pipe.encode_prompt = pipe.encode_prompt.encode
-    pipe.save_pretrained(run.folder, safe_serialization=True)
+    with disk_errors(run.folder):
+        pipe.save_pretrained(run.folder, safe_serialization=True)
+    sync_tree(run.folder)
     run.save(finished=True, set_aside=data.set_aside, pictures=len(data.images))
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return say(f"generator saved to {config.out}")

@@ -5,13 +5,15 @@ hide the attributes that pipelines read, and would tie the number of forwards on
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import final
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+
+from .errors import NotSaved
 
 
 @final
@@ -78,9 +80,24 @@ class Processes:
             mine = self.shared(mine.float()[None], [self.accelerator.process_index], self.count).double().sum(0)
         return dict(zip(names, mine.tolist(), strict=True))
 
+    def largest(self, value: float) -> float:
+        """Return the largest ``value`` of all processes."""
+        return float(self.shared(torch.tensor([value]), [self.accelerator.process_index], self.count).max())
+
     def any(self, condition: bool) -> bool:
         """Return whether ``condition`` holds on any process."""
         return bool(self.shared(torch.tensor([float(condition)]), [self.accelerator.process_index], self.count).any())
+
+    def written(self, write: Callable[[], object]) -> None:
+        """Let the main process ``write``; where its disk refuses, stop on every process with `NotSaved`."""
+        refusal: object = None
+        if self.is_main:
+            try:
+                write()
+            except OSError as error:
+                refusal = error
+        if self.any(refusal is not None):
+            raise NotSaved(refusal or "the main process cannot write to its disk")
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -3,7 +3,9 @@
 <run>/evaluations/step_000020/
   pictures/000007.webp   row 7, of the rows that are kept: the same ones in every evaluation of a run
   tensors.safetensors    of all N rows: thumbnails (N, 3, h, w) and, where a judge sees any, features (N, D)
-  evaluation.json        everything else: the step, the prompts, and each judge's scores of all N rows; written last
+                         and their mean (3, h', w'), in which what all of them share stands out
+  evaluation.json        everything else: the step, the prompts, and of all N rows each judge's scores and the signs
+                         that the alarms look at; written last
 
 Row r of P prompts is the picture of prompt r % P from seed r // P, with the noise that every evaluation gives this row:
 rows of one number are the same picture by other weights, and fewer seeds are the first rows of more.
@@ -28,6 +30,7 @@ from .data import decode, encode
 from .errors import BadInput
 from .evaluator import Evaluation
 from .files import sync_folder, write_atomically, write_json
+from .signs import Shared, signs
 from .statistics import distances, thumbnail
 
 FOLDER = "evaluations"
@@ -58,6 +61,14 @@ class Recorded:
     features: NDArray[np.float64] | None
     """What the judge ``features_by`` sees in each picture, ``(N, D)``."""
     features_by: str | None
+    signs: dict[str, NDArray[np.float64]]
+    """What the alarms look at in each picture, by name ``(N,)``: see `signs`."""
+    mean: NDArray[np.float64]
+    """The mean of all N pictures, averaged by area to at most 256×256: ``(3, h', w')``."""
+    texture: float
+    """Root mean square of what is finer than 3×3 pixels in the pictures that ``mean`` was taken of."""
+    highest_labelled: float | None
+    """The trained reward's highest score of a picture that somebody labelled; None where it knows none."""
 
     @property
     def count(self) -> int:
@@ -109,7 +120,8 @@ def record(
             data, ending = encoded(evaluation.images[row])
             write_atomically(staged / "pictures" / f"{row:06d}.{ending}", data, sync=False)
         thumbnails = np.stack([thumbnail(image.numpy()) for image in evaluation.images.double()])
-        tensors = {"thumbnails": torch.from_numpy(thumbnails).half().contiguous()}
+        shared = Shared(evaluation.images)
+        tensors = {"thumbnails": torch.from_numpy(thumbnails).half().contiguous(), "mean": shared.mean}
         if evaluation.features is not None:
             tensors["features"] = evaluation.features.float().contiguous()
         write_atomically(staged / "tensors.safetensors", save(tensors), sync=False)
@@ -123,6 +135,9 @@ def record(
             "features_by": evaluation.features_by,
             "scores": _plain(evaluation.scores),
             "stds": _plain(evaluation.stds),
+            "signs": _plain(signs(evaluation.images)),
+            "texture": shared.texture,
+            "highest_labelled": evaluation.highest_labelled,
         }
         write_json(staged / "evaluation.json", description)
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,11 +154,12 @@ def read(folder: Path) -> Recorded:
         told = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         tensors = load((folder / "tensors.safetensors").read_bytes())
         thumbnails, features = tensors["thumbnails"], tensors.get("features")
-        scores, stds = (
+        scores, stds, seen = (
             {str(name): np.array(column, dtype=np.float64) for name, column in told[kind].items()}
-            for kind in ("scores", "stds")
+            for kind in ("scores", "stds", "signs")
         )
-        if any(len(column) != len(thumbnails) for column in [*scores.values(), *stds.values()]) or not told["prompts"]:
+        columns = [*scores.values(), *stds.values(), *seen.values()]
+        if any(len(column) != len(thumbnails) for column in columns) or not told["prompts"]:
             raise ValueError("not one score a picture")
         return Recorded(
             folder=folder,
@@ -155,6 +171,10 @@ def read(folder: Path) -> Recorded:
             thumbnails=thumbnails.double().numpy(),
             features=None if features is None else features.double().numpy(),
             features_by=told["features_by"],
+            signs=seen,
+            mean=tensors["mean"].double().numpy(),
+            texture=float(told["texture"]),
+            highest_labelled=None if told["highest_labelled"] is None else float(told["highest_labelled"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise BadInput(f"{folder}: no whole evaluation ({' '.join(str(error).split())[:200]})") from None

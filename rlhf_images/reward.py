@@ -78,6 +78,8 @@ class Reward(ABC):
     reference: Tensor = torch.zeros(0)
     """The sorted scores ``(N,)`` of its reference pictures, by which a score answers as a percentile and by whose mean
     and spread rewards of different units can be added; empty where none were measured."""
+    log_odds: bool = False
+    """Whether a difference of two means is the log-odds that the first picture is preferred."""
 
     @abstractmethod
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
@@ -101,6 +103,23 @@ class Reward(ABC):
             raise ValueError(f"{self.id} has no reference distribution")
         place = torch.searchsorted(self.reference, scores.detach().float().cpu().contiguous(), right=True)
         return place / len(self.reference)
+
+    def preferred(self, scores: Tensor) -> Tensor:
+        """Return P(a picture is preferred to one drawn from the reference) of each of ``scores (B,)``, in [0, 1].
+
+        Only where `log_odds`: elsewhere a difference of scores says nothing of how often.
+        """
+        if not self.log_odds or not len(self.reference):
+            raise ValueError(f"{self.id} has no reference distribution in log-odds")
+        margins = scores.detach().float().cpu()[:, None] - self.reference[None]
+        return torch.sigmoid(margins).mean(1)
+
+    def doubts(self, *, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return how unsure the scores are, and together with which: ``(B, K)``, whose products are their covariances.
+
+        What is asked next is chosen by it. Only a reward with a posterior over its weights can tell.
+        """
+        raise NotImplementedError(f"{self.id} has no posterior")
 
     def unmeasured(self) -> "dict[str, Reward]":
         """Return the rewards, by name, whose `reference` this one needs before it can score and that have none yet."""

@@ -1,17 +1,23 @@
 """What a run leaves to look at while it runs: `metrics.jsonl`, `evaluations.jsonl` and grids of samples."""
 
+import difflib
 import json
 import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
 from safetensors.torch import save
 from torch import Tensor
 
+from .config import plain
 from .data import encode
-from .files import write_atomically, write_json
+from .errors import BadInput
+from .files import sync_folder, write_atomically, write_json
 from .sampling import Rollout
 
 
@@ -33,6 +39,12 @@ class Log:
         if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+
+    def sync(self) -> None:
+        """Make what was logged survive a power cut: before a checkpoint of the same step does."""
+        if self.writes and self.path.is_file():
+            sync_folder(self.path)
+            sync_folder(self.path.parent)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every whole row."""
@@ -66,9 +78,37 @@ def keep_evidence(folder: Path, step: int, rollout: Rollout, process: int) -> No
     """Write one process's prompts, pictures and latents of a step that was refused."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step_{step:06d}_process_{process}"
-    tensors = {"images": rollout.images, "x": rollout.x, "times": rollout.times}
+    tensors = {"images": rollout.images, "x0": rollout.x0, "x": rollout.x, "times": rollout.times}
     write_atomically(folder / f"{name}.safetensors", save({key: v.cpu().contiguous() for key, v in tensors.items()}))
     write_json(folder / f"{name}.json", {"prompts": rollout.prompts, "index": rollout.index})
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that accelerate does not know, or whose package is not installed."""
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            near = difflib.get_close_matches(name, LOGGER_TYPE_TO_CLASS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(LOGGER_TYPE_TO_CLASS)}"
+            raise BadInput(f"trackers: accelerate has no '{name}'; {hint}")
+        if not filter_trackers([name], "anywhere"):
+            raise BadInput(f"trackers: the package of '{name}' is not installed; install it, or leave it out")
+
+
+def start_trackers(accelerator: Accelerator, names: Sequence[str], folder: str, config: Any) -> None:
+    """Let ``accelerator.log`` reach the trackers ``names`` (see `FinetuneConfig.trackers`), which learn the config."""
+    if names:
+        accelerator.project_configuration.set_directories(str(Path(folder) / "trackers"))
+        accelerator.log_with = filter_trackers(list(names), accelerator.logging_dir)
+        accelerator.init_trackers(Path(folder).name, config=dict(_flat(plain(config))))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+    """Yield the plain values of a config as ``key.sub`` and what a tracker takes: numbers and text."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 @final

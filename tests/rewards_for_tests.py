@@ -44,3 +44,21 @@ class Light(Reward):
     def score(self, *, images, prompts):
         """Return the mean of all pixels."""
         return Scores.of(images.flatten(1).mean(1))
+
+
+class LightWithAHole(Reward):
+    """Brightness with its gradient, but for the second picture of a batch: no score, and no slope that is a number."""
+
+    can = Capabilities(differentiable=True)
+
+    def score(self, *, images, prompts):
+        """Return the mean of all pixels, 0/0 for the second picture."""
+        light = images.flatten(1).mean(1)
+        hole = torch.ones(len(images))
+        hole[1:2] = 0
+        return Scores.of(light * hole / hole)
+
+
+def darkness(images, prompts):
+    """What brightness costs."""
+    return -brightness(images, prompts)

@@ -2,12 +2,16 @@
 
 import errno
 import os
+import resource
 import shutil
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from rlhf_images import checkpoint
 from rlhf_images.checkpoint import (
     KEPT,
     load_checkpoint,
@@ -186,6 +190,16 @@ class Fault:
             return opened(path, mode, *args, **kwargs)
 
         monkeypatch.setattr(Path, "open", open_and_write_half)
+        saved = checkpoint.save_file
+
+        def save_half(tensors, path):
+            if self.strikes():
+                path.write_bytes(b"half of")
+                number = getattr(self.error, "errno", None)
+                raise SafetensorError(f"I/O error: full (os error {number})") if number else self.error
+            saved(tensors, path)
+
+        monkeypatch.setattr(checkpoint, "save_file", save_half)
 
     def strikes(self) -> bool:
         if self.dead:
@@ -258,6 +272,116 @@ def test_a_disk_that_is_full_at_any_operation_keeps_the_previous_and_leaves_noth
             assert names(folder) == ["step_00000010", "step_00000020"]
         assert loaded(folder) in (20, 30)
     assert refused > 8
+
+
+def save_until_the_kernel_refuses(folder: Path, limit: int) -> bool:
+    """Save step 30 with room for ``limit`` bytes a file; return whether it could."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        save(folder, 30)
+    except OSError:
+        return False
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return True
+
+
+def test_a_write_that_the_kernel_cuts_short_at_any_byte_keeps_the_previous(two_saved):
+    """The real thing: the first bytes are on disk, the next one is refused, in Python and in the library's own code."""
+    room = max(path.stat().st_size for path in two_saved("measured").rglob("*") if path.is_file())
+    for limit in (*range(0, room, 23), room - 1):
+        folder = two_saved(str(limit))
+        assert not save_until_the_kernel_refuses(folder, limit)
+        assert loaded(folder) == 20
+        assert names(folder) == ["step_00000010", "step_00000020"]
+    assert save_until_the_kernel_refuses(two_saved("enough"), room)
+
+
+def exit_at(folder: Path, at: int) -> None:
+    """Save step 30 in this process, which ends without a word at disk operation ``at``."""
+
+    class Exit(BaseException):
+        def __init__(self) -> None:
+            if fault:
+                os._exit(9)
+
+    fault: list[Fault] = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fault.append(Fault(monkeypatch, at, Exit))
+        save(folder, 30)
+    os._exit(0)
+
+
+def test_a_process_that_ends_at_any_operation_leaves_a_whole_checkpoint_and_the_next_save_stands(two_saved):
+    """As above, but the process is gone: no ``finally`` of ours tidies up."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["rlhf_images.checkpoint"])
+    outcomes = []
+    for at in range(1, 200):
+        folder = two_saved(str(at))
+        process = context.Process(target=exit_at, args=(folder, at))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 9
+        outcomes.append(loaded(folder))
+        save(folder, 40)
+        assert loaded(folder) == 40
+        assert names(folder)[-1] == "step_00000040"
+        assert len(names(folder)) == KEPT
+    assert len(outcomes) > 15
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {20, 30}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_same_step_again_never_leaves_a_moment_without_it(two_saved, whole):
+    """Saved twice, or once more after it was found damaged: the one there goes when the new one stands."""
+    for at in range(1, 200):
+        folder = two_saved(str(at))
+        if not whole:
+            (folder / "step_00000020/state.json").unlink()
+        before = loaded(folder)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            fault = Fault(monkeypatch, at, Killed())
+            try:
+                save(folder, 20)
+            except Killed:
+                assert loaded(folder) in (before, 20)
+                continue
+            assert fault.left > 0
+            break
+    assert at > 15
+    assert loaded(folder) == 20
+    assert len(names(folder)) == KEPT
+
+
+def test_one_that_is_not_whole_is_passed_over_aloud(tmp_path, capsys):
+    save(tmp_path, 10, 20)
+    (tmp_path / "step_00000020/tensors.safetensors").write_bytes(b"")
+    assert loaded(tmp_path) == 10
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("passed over: checkpoint")
+    assert "step_00000020 is not whole" in line
+
+
+def test_tensors_are_not_copied_to_be_written(tmp_path):
+    """A checkpoint of a large run must not need its size again: peak memory while saving 64 MB grows by far less."""
+    process = get_context("spawn").Process(target=save_large, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def save_large(folder: Path) -> None:
+    save(folder / "first", 1)
+    large = {f"{i}": torch.ones(2**20) for i in range(16)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    save_checkpoint(folder / "large", 1, large, {})
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    raise SystemExit(0 if grown < 16_000 else f"{grown} kB more to save 65536 kB")
 
 
 def test_what_a_crash_left_does_not_pile_up(tmp_path):

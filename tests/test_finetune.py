@@ -10,21 +10,26 @@ from pathlib import Path
 
 import pytest
 import rewards_for_tests
+import safetensors.torch
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from reward_server_for_tests import reward_server
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from reward_models import load as load_reward
-from rlhf_images import recorded
+from rlhf_images import checkpoint, recorded
 from rlhf_images.algorithms import ALGORITHMS, NFT
+from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.cli import run as command
 from rlhf_images.config import build, plain
-from rlhf_images.errors import BadInput, Interrupted, NonFinite, RewardFailed
+from rlhf_images.errors import Alarmed, BadInput, Interrupted, NonFinite, NotSaved, RewardFailed
 from rlhf_images.evaluate import evaluate
 from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
+from rlhf_images.runs import read_record
 
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
 
@@ -88,6 +93,12 @@ def assert_same(first, second, tolerance):
         assert a == pytest.approx(b, rel=tolerance, abs=max(10 * tolerance, 1e-12))
 
 
+def same_checkpoint(first, second):
+    """Weights, every snapshot, the optimiser and the statistics, bit by bit."""
+    names = ("manifest.json", "state.json", "tensors.safetensors")
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
 @pytest.fixture
 def uninterrupted(config, tmp_path):
     return run(config, out=str(tmp_path / "uninterrupted"))
@@ -113,12 +124,65 @@ def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninte
     assert logged[0]["distance"] == pytest.approx(0, abs=1e-9)
     assert 0 < logged[1]["distance"] < logged[2]["distance"]
     assert not list(found[0].folder.glob("*lora*"))
-    assert (found[2].folder / "pytorch_lora_weights.safetensors").read_bytes() == (
-        out / "pytorch_lora_weights.safetensors"
-    ).read_bytes()
+    last, tuned = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (found[2].folder, out))
+    assert last.keys() == tuned.keys()
+    assert all(torch.equal(last[name], tuned[name]) for name in last)
     assert not torch.equal(
         *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
     )
+
+
+def test_the_page_of_a_run_is_there_from_the_first_evaluation_on_and_names_the_best(config, monkeypatch):
+    """Held-out contrast chooses the checkpoint; every page is written while the run goes on."""
+    from rlhf_images.report.of_run import content_of
+    from rlhf_images.report.of_run import report as write
+
+    pages = []
+
+    def kept(folder):
+        pages.append(content_of(folder))
+        return write(folder)
+
+    monkeypatch.setattr(sys.modules["rlhf_images.finetune"], "refresh", kept)
+    run(config, evaluation={**config["evaluation"], "judges": {"contrast": "contrast"}, "deciding": "contrast"})
+    out = Path(config["out"])
+    assert [page.unfinished for page in pages] == ["step 0 of 4", "step 2 of 4", "step 4 of 4", ""]
+    assert [[column.name for column in page.columns] for page in pages] == [
+        ["base"], ["base", "step 2"], ["base", "step 2", "step 4"], ["base", "step 2", "step 4"],
+    ]  # fmt: skip
+    ended = content_of(out)
+    assert ended.unfinished == ""
+    rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    chosen = max(rows[1:], key=lambda row: row["contrast"])
+    assert ended.best["step"] == chosen["step"]
+    weights = recorded.place(out, chosen["step"]) / "pytorch_lora_weights.safetensors"
+    assert (out / "best" / weights.name).read_bytes() == weights.read_bytes()
+    assert ended.summary["contrast_base"] == pytest.approx(rows[0]["contrast"], abs=1e-6)
+    assert ended.summary["contrast_step 4"] == pytest.approx(rows[2]["contrast"], abs=1e-6)
+    assert f"step {chosen['step']}" in (out / "report.html").read_text()
+    evaluate(config["out"], load_reward)
+    compared = content_of(out)
+    assert compared.names == ("base", "tuned")
+    assert len(compared.compared) == 3 * 24
+    assert [column.name for column in compared.columns] == ["base", "step 2", "step 4"]
+
+
+def test_a_run_stops_on_an_alarm_if_told_and_goes_on_in_spite_of_it(config, tmp_path, capsys):
+    hacked = {"reward": "rewards_for_tests:Light", "algorithm": {"name": "draft"}, "steps": 6, "lora": None}
+    judged = config["evaluation"] | {"every": 1, "judges": {"dark": "rewards_for_tests:darkness"}}
+    config |= hacked | {"evaluation": judged, "optimizer": {"lr": 2e-2}}
+    finetune(build(FinetuneConfig, config, "test"), load_reward)
+    alarms = json.loads((tmp_path / "run" / "alarms.json").read_text())
+    alarm = next(alarm for alarm in alarms if alarm["name"] == "worse by a held-out judge")
+    told = capsys.readouterr().out
+    assert f"ALARM after step {alarm['step']}, worse by a held-out judge: the held-out judge 'dark' fell" in told
+    stopping = build(FinetuneConfig, {**config, "out": str(tmp_path / "stopped"), "stop_on_alarm": True}, "test")
+    for step in sorted({alarm["step"] for alarm in alarms} - {6}):
+        with pytest.raises(Alarmed, match=f"step {step} is saved"):
+            finetune(stopping, load_reward)
+    finetune(stopping, load_reward)
+    first, second = (sorted((tmp_path / name / "transformer").glob("*.safetensors")) for name in ("run", "stopped"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_micro_size_changes_nothing(config, uninterrupted):
@@ -256,23 +320,6 @@ def test_groups_that_say_nothing_are_left_out_and_counted(config):
     assert not any(value.abs().max() > 0 for part, value in result(config["out"])[0].items() if "lora_B" in part)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
-        ({"group_size": 1, "updates_per_step": 1}, "nothing to compare"),
-        ({"algorithm": {"name": "grpo", "window": {"size": 3}}}, "a window of 3 does not fit"),
-        ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
-        ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_before_any_weight_is_loaded(config, changes, words):
-    missing = {"generator": {**config["generator"], "path": "no/such/folder"}}
-    with pytest.raises(BadInput, match=words):
-        run(config, **missing, **changes)
-    assert not Path(config["out"]).exists()
-
-
 def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(config, tmp_path):
     """0 ± 1 of each part on the base's pictures; the same reference after a resume and in the evaluation."""
     config |= {"reward": MIXTURE, "steps": 2, "checkpoint_every": 1}
@@ -351,6 +398,33 @@ def test_failures_within_the_budget_are_masked(config):
         assert rows[0][name] == pytest.approx(sound[0][name], abs=0.02)
 
 
+WRITES = ["first evaluation", "first checkpoint", "second evaluation", "second checkpoint", "tuned weights"]
+
+
+@pytest.mark.parametrize("number", range(1, 6), ids=WRITES)
+def test_a_full_disk_stops_the_run_and_the_same_command_continues(config, uninterrupted, monkeypatch, number):
+    """At each of the run's writes of weights."""
+    left = [number]
+
+    def full(save):
+        def refused(tensors, path, *arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                Path(path).write_bytes(b"half of")
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            save(tensors, path, *arguments, **options)
+
+        return refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file))
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file))
+    with pytest.raises(NotSaved, match="No space left") as stop:
+        run(config)
+    assert stop.value.exit_code == 5
+    assert not list(Path(config["out"], "checkpoints").glob(".staged*"))
+    assert_same(uninterrupted, run(config), 0)
+
+
 def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path, capsys):
     """12 pictures are 3 questions: 2 in the evaluation at step 0, then 3 a step; one picture has no score in step 1."""
     plan = {2: "type: nan"}
@@ -374,8 +448,6 @@ def test_a_reward_server_that_fails_costs_pictures_then_the_run(config, tmp_path
 
 
 def test_pictures_that_are_not_finite_stop_the_run(config, generator, tmp_path):
-    from safetensors.torch import save_file
-
     poisoned = tmp_path / "poisoned"
     shutil.copytree(generator, poisoned)
     file = next((poisoned / "vae").glob("*.safetensors"))
@@ -418,10 +490,26 @@ def test_a_retrained_generator_is_not_taken_for_the_one_before(config, generator
 def test_another_config_is_refused_and_nothing_is_touched(config):
     run(config, steps=1)
     before = {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
-    with pytest.raises(BadInput, match=r"optimizer.lr 0.003→0.1"):
-        run(config, steps=1, optimizer={"lr": 0.1})
+    with pytest.raises(BadInput, match=r"optimizer.weight_decay 0.0001→0.1"):
+        run(config, steps=1, optimizer={"lr": 3e-3, "weight_decay": 0.1})
     assert before == {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
     run(config, steps=1)  # finished: says so and returns
+
+
+def test_more_steps_continue_a_finished_run_as_if_all_had_been_asked_for_at_once(config, tmp_path):
+    whole = run(config, out=str(tmp_path / "whole"))
+    run(config, steps=2)
+    assert_same(whole, run(config), 0)
+    checkpoints = [Path(out) / "checkpoints" / "step_00000004" for out in (config["out"], tmp_path / "whole")]
+    assert same_checkpoint(*checkpoints)
+    assert read_record(config["out"])["changes"] == {"after step 2": ["steps 2→4"]}
+    with pytest.raises(BadInput, match="steps 3, but 4 are done"):
+        run(config, steps=3)
+
+
+def test_a_judge_that_is_none_is_refused_before_the_training_and_not_after_it(config):
+    with pytest.raises(BadInput, match="no judge 'legible'"):
+        run(config, evaluation={**config["evaluation"], "deciding": "legible"})
 
 
 def test_sizes_that_do_not_go_together_are_refused(config):
@@ -429,3 +517,131 @@ def test_sizes_that_do_not_go_together_are_refused(config):
         build(FinetuneConfig, {**config, "updates_per_step": 3}, "test")
     built = build(FinetuneConfig, config, "test")
     assert build(FinetuneConfig, plain(built), "again") == built
+
+
+REFUSED = {
+    "group of one": ({"group_size": 1, "updates_per_step": 1}, "nothing to compare"),
+    "window too long": ({"algorithm": {"name": "grpo", "window": {"size": 3}}}, "a window of 3 does not fit"),
+    "no such layer": ({"lora": {"target_modules": ["to_qq"]}}, "no layer 'to_qq'; did you mean 'to_q'"),
+    "no gradient": ({"algorithm": {"name": "draft"}}, "needs the gradient of the reward"),
+    "last steps": ({"algorithm": {"name": "draft", "last_steps": 9}}, "more than the 3 sampling steps"),
+    "no such algorithm": ({"algorithm": {"name": "gpro"}}, "did you mean 'grpo'"),
+    "no such reward": ({"reward": "bodl"}, "reward 'bodl': .* did you mean 'bold'"),
+    "half precision": ({"lora": None, "dtype": "bfloat16"}, "needs 'generator.dtype: float32'"),
+    "unknown setting": ({"call": {"max_sequence_len": 6}}, "did you mean 'max_sequence_length'"),
+    "no such tracker": ({"trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
+    "scheduler": ({"scheduler": {"_class_name": "ScoreSdeVeScheduler"}}, "neither a rectified flow nor a discrete"),
+    "no scheduler": ({"scheduler": {"_class_name": "Nobody's"}}, "its scheduler is no class of diffusers"),
+    "a kernel of the other path": (
+        {"scheduler": {"_class_name": "DDIMScheduler"}, "algorithm": {"name": "grpo", "kernel": "flow_sde"}},
+        "flow_sde is for rectified flows",
+    ),
+    "a pipeline that cannot be tuned": ({"pipeline": "FluxControlPipeline"}, "wants a control picture"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_before_a_weight_is_read(config, generator, tmp_path, name):
+    """Every file of weights in the generator's folder is garbage: whoever opened one would say that instead."""
+    changes, words = REFUSED[name]
+    folder = tmp_path / "garbage"
+    shutil.copytree(generator, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"not weights")
+    values = {**config, **changes, "generator": {**config["generator"], "path": str(folder)}}
+    for key in ("dtype", "call"):
+        if key in changes:
+            values["generator"][key] = values.pop(key)
+    if "scheduler" in changes:
+        values.pop("scheduler")
+        scheduler = changes["scheduler"]
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    if "pipeline" in changes:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": values.pop("pipeline")}))
+    with pytest.raises(BadInput, match=words) as refusal:
+        run(values)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    assert not Path(config["out"]).exists()
+
+
+def test_garbage_for_weights_is_one_line_too(config, generator, tmp_path):
+    """What the test above stands on."""
+    folder = tmp_path / "garbage"
+    shutil.copytree(generator, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"not weights")
+    with pytest.raises(BadInput, match="cannot be loaded as a diffusers pipeline"):
+        run(config, generator={**config["generator"], "path": str(folder)})
+
+
+class Listener(GeneralTracker):
+    name = "for_tests"
+    requires_logging_directory = False
+    heard = []
+
+    @property
+    def tracker(self):
+        return self.heard
+
+    def __init__(self, run_name, **settings):
+        super().__init__()
+        self.heard.append(("begins", run_name))
+
+    def store_init_configuration(self, values):
+        self.heard.append(("config", values))
+
+    def log(self, values, step=None, **settings):
+        self.heard.append((step, values))
+
+    def finish(self):
+        self.heard.append(("ends", None))
+
+
+def test_trackers_hear_what_is_logged(config, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "for_tests", Listener)
+    monkeypatch.setattr(Listener, "heard", [])
+    _, rows = run(config, steps=2, trackers=["for_tests"])
+    heard = Listener.heard
+    assert heard[0] == ("begins", "run")
+    assert heard[1][1]["algorithm.name"] == "nft"
+    assert all(isinstance(value, bool | int | float | str) for value in heard[1][1].values())
+    steps = [(step, "evaluation/reward" in values) for step, values in heard[2:-1]]
+    assert steps == [(0, True), (1, False), (2, False), (2, True)]
+    assert heard[3][1]["reward"] == rows[0]["reward"]
+    assert heard[-1] == ("ends", None)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ddpo"])
+def test_the_run_says_whether_the_first_ratio_is_one(config, capsys, name):
+    _, rows = run(config, algorithm={"name": name}, steps=2)
+    assert "likelihood ratios at the first update: exactly 1" in capsys.readouterr().out
+    assert rows[0]["ratio_off"] == 0
+    assert rows[0]["ratio"] != 1  # that of the second update, after the weights have moved, is in this mean
+
+
+def test_a_rollout_that_training_does_not_repeat_is_told(config, capsys, monkeypatch):
+    """The pictures were drawn by a policy whose means lie elsewhere."""
+    rollout = GRPO.rollout
+
+    def elsewhere(*arguments):
+        drawn = rollout(*arguments)
+        drawn.means.add_(0.05)
+        return drawn
+
+    monkeypatch.setattr(GRPO, "rollout", elsewhere)
+    run(config, algorithm={"name": "grpo"}, steps=1)
+    assert "away from 1, so sampling and training do not compute the same" in capsys.readouterr().out
+
+
+def test_a_failed_picture_without_a_slope_does_not_stop_the_others(config):
+    """Direct backpropagation: where the reward failed its gradient is not a number, and must not reach the weights."""
+    changes = {"algorithm": {"name": "draft"}, "tolerated_failures": 0.5, "steps": 1}
+    weights, rows = run(config, reward="rewards_for_tests:LightWithAHole", **changes)
+    assert rows[0]["reward_failures"] >= 1
+    assert rows[0]["grad_norm"] > 0
+    assert all(torch.isfinite(value).all() for value in weights.values())

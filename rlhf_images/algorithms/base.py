@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..generators import Generator
+from ..math.path import Path
 from ..randomness import Randomness
 from ..reward import Reward
 from ..sampling import Rollout
@@ -56,6 +57,9 @@ class Algorithm(ABC):
 
     def check(self, steps: int) -> None:  # noqa: B027 - most fit any schedule
         """Raise ValueError where the hyperparameters do not fit a schedule of ``steps`` sampling steps."""
+
+    def check_path(self, path: Path) -> None:  # noqa: B027 - most fit any noise path
+        """Raise `BadInput` where it is not made for generators of this noise ``path``."""
 
     @abstractmethod
     def snapshots(self) -> tuple[str, ...]:

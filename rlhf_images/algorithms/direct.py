@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..generators import Generator
 from ..math.kernels import ode
+from ..math.path import over
 from ..randomness import Randomness
 from ..reward import Reward
 from ..sampling import Rollout, sample
@@ -42,6 +43,11 @@ class DirectBackpropagation(Algorithm):
     margin: float | None = None
     """Rewards beyond this earn nothing more (ReFL's ReLU); null has no bound."""
 
+    def begins(self, steps: int) -> range:
+        """Return at which latents, of a schedule of ``steps`` steps, `examples` may begin a chain."""
+        del steps
+        return range(0)
+
     def snapshots(self) -> tuple[str, ...]:
         """Return none."""
         return ()
@@ -57,7 +63,7 @@ class DirectBackpropagation(Algorithm):
     ) -> Rollout:
         """Return pictures drawn along the ODE."""
         del snapshots
-        return sample(generator, prompts, index, randomness, micro_size)
+        return sample(generator, prompts, index, randomness, micro_size, keep=self.begins(generator.config.steps))
 
     def loss(
         self, generator: Generator, snapshots: Snapshots, reward: Reward, examples: Examples
@@ -76,8 +82,14 @@ class DirectBackpropagation(Algorithm):
 
 
 def known(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Return the rewards ``(N,)`` of pictures, with gradient to them; 0, without, where the reward failed."""
+    """Return the rewards ``(N,)`` of pictures, with gradient to them; 0, without, where the reward failed.
+
+    A picture on which the reward failed may have a slope that is not a number; it ends here, so that the others learn.
+    """
     scores = reward.score(images=images, prompts=prompts)
+    if images.requires_grad:
+        valid = over(scores.valid, images).to(images.device)
+        images.register_hook(lambda slope: slope.where(valid, torch.zeros_like(slope)))
     return scores.mean.where(scores.valid, torch.zeros_like(scores.mean))
 
 

@@ -30,8 +30,12 @@ class DRaFT(DirectBackpropagation):
         if self.last_steps > steps:
             raise ValueError(f"last_steps {self.last_steps} is more than the {steps} sampling steps")
 
+    def begins(self, steps: int) -> range:
+        """Return K steps before the end."""
+        return range(steps - self.last_steps, steps - self.last_steps + 1)
+
     def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> Chain:
         """Return each picture's latents K steps before the end."""
         del scored, generator, randomness
         start = rollout.times.shape[1] - 1 - self.last_steps
-        return Chain(rollout.index, rollout.prompts, rollout.x[:, start], rollout.times[:, start:].to(rollout.x))
+        return Chain(rollout.index, rollout.prompts, rollout.x[:, 0], rollout.times[:, start:].to(rollout.x))

@@ -104,6 +104,10 @@ class PolicyGradient(Algorithm):
                 f" use at most {steps - 1}"
             )
 
+    def check_path(self, path: Path) -> None:
+        """Refuse a kernel that is made for another one."""
+        self.drawing(path)
+
     def snapshots(self) -> tuple[str, ...]:
         """Return the reference where the KL is on."""
         return ("reference",) if self.kl_weight else ()
@@ -120,7 +124,8 @@ class PolicyGradient(Algorithm):
         """Return pictures whose steps within the window are drawn by the kernel."""
         del snapshots
         drawn = self.window.steps(generator.config.steps, randomness)
-        return sample(generator, prompts, index, randomness, micro_size, self.drawing(generator.path), drawn)
+        kernel, keep = self.drawing(generator.path), range(drawn.start, drawn.stop + 1)
+        return sample(generator, prompts, index, randomness, micro_size, kernel, drawn, keep=keep)
 
     def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> Transitions:
         """Return every drawn step of every picture, all pictures of a time together."""
@@ -132,8 +137,8 @@ class PolicyGradient(Algorithm):
         return Transitions(
             image=[i for _ in range(steps) for i in rollout.index],
             prompts=[prompt for _ in range(steps) for prompt in rollout.prompts],
-            x=rollout.x[row, step],
-            x_next=rollout.x[row, step + 1],
+            x=rollout.latents(row, step),
+            x_next=rollout.latents(row, step + 1),
             t=rollout.times[row, step],
             t_next=rollout.times[row, step + 1],
             mean=rollout.means.transpose(0, 1).flatten(0, 1),

@@ -29,12 +29,16 @@ class ReFL(DirectBackpropagation):
     earliest: Fraction = 0.75
     """The random step lies after this share of the schedule; before it a one-step prediction is a blur."""
 
+    def begins(self, steps: int) -> range:
+        """Return the late steps."""
+        return range(min(int(self.earliest * steps), steps - 1), steps)
+
     def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> Chain:
         """Return each picture's latents at a late random step, to be finished in one."""
         del scored, generator
         steps = rollout.times.shape[1] - 1
-        first = min(int(self.earliest * steps), steps - 1)
-        step = first + (randomness.uniform("refl step", rollout.index) * (steps - first)).long()
+        late = self.begins(steps)
+        step = late.start + (randomness.uniform("refl step", rollout.index) * len(late)).long()
         row = torch.arange(len(step))
         times = torch.stack([rollout.times[row, step], rollout.times[:, -1]], 1).to(rollout.x)
-        return Chain(rollout.index, rollout.prompts, rollout.x[row, step], times)
+        return Chain(rollout.index, rollout.prompts, rollout.latents(row, step), times)

@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from ..errors import Stop
+from ..errors import NotSaved, Stop
 from ..progress import is_main
 
 Stages: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command is added to."""
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a disk says that is full or broken."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,10 +47,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in REFUSED:
             raise
-        _tell(f"{error}; what was saved before is whole: make room, and the same command continues")
-        return 1
+        _tell(str(NotSaved(error)))
+        return NotSaved.exit_code
     return 0
 
 
@@ -58,7 +61,7 @@ def _tell(text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from . import configured, evaluate, exchange, label, serve_reward
+    from . import configured, evaluate, exchange, label, plan, report, score, serve_reward
 
     top = argparse.ArgumentParser(
         prog="rlhf-images",
@@ -66,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
     )
     stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
-    for command in (configured, label, evaluate, exchange, serve_reward):
+    for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan):
         command.add(stages)
     return top
 

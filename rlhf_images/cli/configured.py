@@ -14,6 +14,8 @@ def add(stages: Stages) -> None:
         configured.add_argument("config", help=f"a YAML file, or one that is shipped: {', '.join(_shipped(name))}")
         configured.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the config")
         configured.set_defaults(run=run)
+        if name == "finetune":
+            configured.add_argument("--stop-on-alarm", action="store_true", help="the same as stop_on_alarm=true")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -40,7 +42,8 @@ def _finetune(options: argparse.Namespace) -> None:
     from ..finetune import finetune
     from ..finetune_config import FinetuneConfig
 
-    finetune(configs.load(FinetuneConfig, options.config, options.overrides), load)
+    overrides = [*options.overrides, *(["stop_on_alarm=true"] if options.stop_on_alarm else [])]
+    finetune(configs.load(FinetuneConfig, options.config, overrides), load)
 
 
 def _shipped(stage: str) -> list[str]:

@@ -7,6 +7,7 @@ import diffusers
 import torch
 
 from ..errors import BadInput
+from ..math.path import Path
 from .placement import check_tuning, place
 from .scheduler import Schedule
 from .settings import GeneratorConfig, call_settings
@@ -32,23 +33,28 @@ def load_pipeline(config: GeneratorConfig, device: torch.device | str) -> Any:
     return pipe
 
 
-def check(config: GeneratorConfig) -> None:
-    """Refuse a pipeline that cannot be tuned, or not called like this. Reads its configs, and none of its weights."""
-    kind, index = _pipeline(config.path)
+def check(config: GeneratorConfig) -> Path:
+    """Refuse a pipeline that cannot be tuned, or not called like this; return its noise path.
+
+    Reads its configs, and none of its weights.
+    """
+    kind, index = index_of(config.path)
     reason = why_not(kind)
     if reason is not None:
         raise BadInput(f"{config.path}: {kind.__name__} {reason}")
-    scheduler, settings = _component(config.path, index, "scheduler")
-    Schedule(scheduler.from_config(settings)).check(config.steps)
+    scheduler, settings = component_of(config.path, index, "scheduler")
+    schedule = Schedule(scheduler.from_config(settings))
+    schedule.check(config.steps)
     denoiser, settings = denoiser_of(config.path)
     call_settings(kind, index, settings, config)
     check_tuning(denoiser, config)
+    return schedule.path
 
 
 def denoiser_of(path: str) -> tuple[Any, dict[str, Any]]:
     """Return the class and the config of the denoiser of the pipeline at ``path``."""
-    _, index = _pipeline(path)
-    return _component(path, index, "transformer" if index.get("transformer", [None])[0] else "unet")
+    _, index = index_of(path)
+    return component_of(path, index, "transformer" if index.get("transformer", [None])[0] else "unet")
 
 
 def bars_only_on_a_terminal() -> None:
@@ -61,7 +67,7 @@ def bars_only_on_a_terminal() -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
-def _pipeline(path: str) -> tuple[type, dict[str, Any]]:
+def index_of(path: str) -> tuple[type, dict[str, Any]]:
     """Return the class of the pipeline at ``path``, and its config."""
     try:
         index = dict(diffusers.DiffusionPipeline.load_config(path))
@@ -72,7 +78,7 @@ def _pipeline(path: str) -> tuple[type, dict[str, Any]]:
     return kind, index
 
 
-def _component(path: str, index: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
+def component_of(path: str, index: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     """Return the class and the config of component ``name``."""
     library, kind = index.get(name) or (None, None)
     known: Any = getattr(diffusers, str(kind), None) if library == "diffusers" else None

@@ -3,7 +3,7 @@
 import difflib
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any, final
 
 import torch
@@ -15,7 +15,8 @@ from torch import nn
 
 from ..config import Count
 from ..errors import BadInput
-from .loading import denoiser_of
+from ..math.path import Path
+from .loading import check, denoiser_of
 from .pipeline import Generator
 from .settings import GeneratorConfig
 
@@ -36,15 +37,20 @@ class LoraConfig:
     """Name endings of the linear layers that get one; the default is every projection of the attention."""
 
 
-def check_trainable(config: GeneratorConfig, lora: LoraConfig | None) -> None:
-    """Refuse what `make_trainable` could not do, on the denoiser's config alone: no weight is read."""
+def check_trainable(config: GeneratorConfig, lora: LoraConfig | None) -> Path:
+    """Refuse what `Generator.load` or `make_trainable` could not do; return the generator's noise path.
+
+    On the configs alone: the denoiser is made without memory, and no weight is read.
+    """
+    path = check(config)
     if lora is None:
         _check_dtype(config)
-        return
+        return path
     kind, settings = denoiser_of(config.path)
     with torch.device("meta"):
         network = kind.from_config(settings)
     _check_targets(network, lora)
+    return path
 
 
 def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> None:
@@ -67,7 +73,7 @@ def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> 
         parameter.data = parameter.data.float()
 
 
-def save_trained(generator: Generator, lora: LoraConfig | None, folder: Path) -> None:
+def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) -> None:
     """Write what was trained as others read it.
 
     Adapters: ``pipe.load_lora_weights(folder)``, or ``PeftModel.from_pretrained(pipe.transformer, folder)`` for the few
@@ -91,7 +97,7 @@ def save_trained(generator: Generator, lora: LoraConfig | None, folder: Path) ->
         denoiser.peft_config["default"].save_pretrained(folder)
 
 
-def load_trained(generator: Generator, folder: Path) -> None:
+def load_trained(generator: Generator, folder: File) -> None:
     """Put weights written by `save_trained` into ``generator``, as a user would."""
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         generator.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")

@@ -106,15 +106,19 @@ class Generator:
         return {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
 
     def remember(self, prompts: Sequence[str]) -> None:
-        """Encode all prompts of a run now; with ``text_encoders: drop`` no other can come after that.
+        """Encode all ``prompts`` of a run now, if the text encoders do not stay or there is a folder to keep them in.
 
-        Each process of a launch begins elsewhere, so that in a folder of encodings they find one another's.
+        With ``text_encoders: drop`` no other can come after that. Each process of a launch begins elsewhere, so that in
+        a folder of encodings they find one another's.
         """
+        if self.config.text_encoders == "keep" and self.config.prompt_cache is None:
+            return
         unique = list(dict.fromkeys(prompts))
         start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
-        for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
-            self._encode([prompt])
-        self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
+        with self._encoders.held():
+            for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
+                self._encode([prompt])
+            self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
         self._encoders.finish()
 
     @torch.no_grad()

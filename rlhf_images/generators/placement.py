@@ -19,7 +19,7 @@ class TextEncoders:
         """Take hold of the encoders of ``pipe``; unless they are kept, move them to the host."""
         self.pipe, self.config = pipe, config
         self.parts = {name: part for name, part in pipe.components.items() if _is_encoder(name, part)}
-        self.dropped = self.here = False
+        self.dropped = self.here = self.holds = False
         if config.text_encoders != "keep":
             self._move("cpu")
 
@@ -39,8 +39,19 @@ class TextEncoders:
         try:
             yield
         finally:
-            self.here = False
-            self._move("cpu")
+            if not self.holds:
+                self._leave()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Run with the encoders staying where they are once something has been encoded: for many prompts in turn."""
+        self.holds = True
+        try:
+            yield
+        finally:
+            self.holds = False
+            if self.here:
+                self._leave()
 
     def finish(self) -> None:
         """Forget the encoders, if that is asked for: every prompt is known."""
@@ -49,6 +60,10 @@ class TextEncoders:
                 self.pipe.__dict__[name] = None
             self.parts.clear()
             self.dropped = True
+
+    def _leave(self) -> None:
+        self.here = False
+        self._move("cpu")
 
     def _move(self, device: torch.device | str) -> None:
         for part in self.parts.values():

@@ -56,8 +56,8 @@ def application(
 
     ``next_step`` tells the command that makes something of the round. Raises `BadInput` for a store that is unusable.
     """
-    with assignment.pairs.store.writing():
-        pass  # a store that cannot be used is told now, and no reader ever meets half of its tables
+    with assignment.pairs.store.writing() as writing:  # from now on no reader ever meets half of its tables
+        writing.can_be_written()
     desk = Desk(assignment, door, annotator, next_step)
     routes = [
         *(Route(path, desk.page) for path in PAGES),

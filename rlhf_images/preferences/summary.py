@@ -32,6 +32,9 @@ class AnnotatorSummary:
 
     annotator: str
     votes: int
+    """That count: one a pair."""
+    repeats: int
+    """Answers to pairs that came a second time, with their sides swapped; no votes."""
     left: int
     right: int
     tie: int
@@ -136,6 +139,7 @@ def _annotator(
     return AnnotatorSummary(
         annotator=name,
         votes=len(mine),
+        repeats=len(again),
         left=sum(vote.choice == "left" for vote in mine),
         right=sum(vote.choice == "right" for vote in mine),
         tie=sum(vote.choice == "tie" for vote in mine),
@@ -212,6 +216,7 @@ def told(summary: Summary, *, blind: bool = False) -> str:
 def _said(person: AnnotatorSummary) -> list[str]:
     counts = {"left": person.left, "right": person.right, "ties": person.tie, "both bad": person.both_bad}
     said = [f"{person.votes} votes ({', '.join(f'{name} {count}' for name, count in counts.items())})"]
+    said += [f"{person.repeats} more on pairs that came twice"] if person.repeats else []
     said += [f"{n} {name}" for name, n in (("skipped", person.skipped), ("flagged", person.flagged)) if n]
     said += [f"{person.fast} faster than {FAST_MS} ms"] if person.fast else []
     if person.votes_per_minute is not None:

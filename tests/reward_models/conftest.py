@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import max_pool2d
 
 import reward_models
+from reward_models.architecture import built
 from reward_models.bradley_terry import BradleyTerryConfig
 from reward_models.recognise import RecogniseConfig
 from reward_models.towers import TowersConfig
 from reward_models.train import TrainRewardConfig, train_reward
+from reward_models.train_head import HeadConfig
 from rlhf_images.data import DIGIT_CAPTIONS, digits, encode
 from rlhf_images.preferences import Event
 from rlhf_images.preferences.pairs import Pairs, Picture, PreferencePair, picture_id
@@ -59,6 +62,10 @@ def write_pairs(folder: Path, count: int, vote: bool = True) -> Pairs:
     return made
 
 
+def head_config(pairs: Path, out: Path, **changes) -> TrainRewardConfig:
+    return TrainRewardConfig(str(pairs), str(out), model=HeadConfig(**changes))
+
+
 def config(pairs: Path, out: Path, **changes) -> TrainRewardConfig:
     lessons = {
         "recognise": RecogniseConfig(steps=20, batch=32),
@@ -97,3 +104,23 @@ def trained(votes, tmp_path_factory) -> Path:
     with one_thread():
         train_reward(config(votes, folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_head(votes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained_head") / "reward"
+    with one_thread():
+        train_reward(head_config(votes, folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> str:
+    """A CLIP with random weights, in open_clip's layout."""
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(built(TINY).state_dict(), folder / "open_clip_model.safetensors")
+    described = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    return str(folder)

@@ -8,7 +8,7 @@ import torch
 from pairs_for_tests import made
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from reward_models.comparisons import compared, split
+from reward_models.comparisons import compared, mean_one, split
 from reward_models.trl_trainer import Collator
 from rlhf_images.preferences.pairs import Counts, LabelledPair, PreferencePair
 
@@ -80,7 +80,7 @@ def test_pairs_count_as_much_as_they_weigh(tmp_path):
     pairs = made(tmp_path / "pairs", rows)
     data = compared(pairs.labelled())
     assert data.weight.tolist() == [1.0, 0.25]
-    batch = Collator(data, {}, [0, 1])([{"pair": 0}, {"pair": 1}])
+    batch = Collator(data, lambda rows: {}, mean_one(data, [0, 1]))([{"pair": 0}, {"pair": 1}])
     assert batch["weight"].tolist() == pytest.approx([1.6, 0.4])
     margin = torch.tensor([0.7, -0.2])
     loss = binary_cross_entropy_with_logits(margin, batch["target"], batch["weight"]).item()

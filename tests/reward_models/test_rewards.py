@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tiny_scorers as tiny
 import torch
+from conftest import TINY
 from PIL import Image
 from reward_server_for_tests import served
 
 import reward_models
 from reward_models import REWARDS
+from reward_models.architecture import new_towers
+from reward_models.clip_preference import ClipPreference
 from rlhf_images.data import DIGIT_CAPTIONS, digits, tensor
 from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.pictures import score_pictures
@@ -77,17 +80,30 @@ def remote_in_groups():
         yield f"remote@{address}"
 
 
-OTHERS = ["trained", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> str:
+    """As ``train-reward`` leaves one of the family: a fine-tuned CLIP, with a head."""
+    folder = tmp_path_factory.mktemp("clip")
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ClipPreference(new_towers(TINY), torch.randn(16, generator=random), torch.linspace(-1, 1, 9)).save(folder)
+    return str(folder)
+
+
+OTHERS = ["trained", "head", "clip", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
 
 
 @pytest.fixture(params=[*REWARDS, *OTHERS])
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
-    if request.param.startswith("remote"):
+    if request.param.startswith("remote") or request.param == "clip":
         return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
+    if request.param == "head":
+        return reward_models.load(str(request.getfixturevalue("trained_head")))
     if request.param == "function":
         request.getfixturevalue("own_file")
         return reward_models.load("my_own_rewards:redness")

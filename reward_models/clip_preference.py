@@ -1,0 +1,135 @@
+"""A CLIP that was fine-tuned on votes, in the manner of PickScore and HPSv2, and its folder.
+
+    score = exp(logit_scale) · cos(picture, prompt) + head · picture,    P(a is preferred to b) = σ(score_a - score_b)
+
+The head, if there is one, is linear on the picture's normalised embedding. The folder is open_clip's ``local-dir``, so
+open_clip reads it as any CLIP; our reward.json and the head lie beside.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from rlhf_images.errors import BadInput
+from rlhf_images.files import write_atomically, write_json
+from rlhf_images.reward import Capabilities, Reward, Scores, identity
+
+from .architecture import Towers, new_towers
+from .clip import Clip
+
+FORMAT = "rlhf-images clip 1"
+WEIGHTS, HEAD = "open_clip_model.safetensors", "head.safetensors"
+
+
+@final
+class ClipPreference(Reward):
+    """Scores in log-odds: a difference of two for one prompt says how likely the first is preferred."""
+
+    can = Capabilities(differentiable=True, pairwise=True, trainable=True)
+
+    def __init__(self, towers: Towers, head: Tensor | None = None, reference: Tensor | None = None) -> None:
+        self.clip = Clip(towers)
+        self.head = head
+        """The weights of the picture's embedding ``(E,)``, or None."""
+        self.reference = torch.zeros(0) if reference is None else reference
+
+    @property
+    def id(self) -> str:
+        """Return a hash of the weights and preprocessing."""
+        return identity("clip", self.clip.id, b"" if self.head is None else self.head.cpu().numpy().tobytes())
+
+    def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """Return the scores ``(B,)``, with gradient to the pixels."""
+        embedded = self.clip.images(images)
+        with torch.autocast(embedded.device.type, enabled=False):
+            return Scores.of(scores_of_embedded(self.clip.model, embedded, self.clip.texts(prompts), self.head))
+
+    def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
+        """Return P(left is preferred) ``(B,)``, as the model was trained to give it."""
+        scores = [self.score(images=images, prompts=prompts) for images in (left, right)]
+        return Scores(torch.sigmoid(scores[0].mean - scores[1].mean), scores[0].valid & scores[1].valid)
+
+    def to(self, device: torch.device | str) -> "ClipPreference":
+        """Return the model with its weights on ``device``."""
+        self.clip.to(device)
+        self.head = None if self.head is None else self.head.to(device)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write what open_clip reads, the head, and last reward.json with the hashes of both."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {WEIGHTS: save(_plain(self.clip.model.state_dict()))}
+        if self.head is not None:
+            files[HEAD] = save(_plain({"head": self.head}))
+        preprocessing = self.clip.preprocessing
+        described = {
+            "model_cfg": self.clip.architecture,
+            "preprocess_cfg": {
+                "size": preprocessing.size,
+                "mode": "RGB",
+                "mean": list(preprocessing.mean),
+                "std": list(preprocessing.std),
+                "interpolation": "bicubic",
+                "resize_mode": "shortest",
+            },
+        }
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+        write_json(folder / "open_clip_config.json", described)
+        told = {
+            "format": FORMAT,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            "reference": [round(score, 6) for score in self.reference.tolist()],
+        }
+        write_json(folder / "reward.json", told)
+
+    @classmethod
+    def load(cls, folder: str) -> "ClipPreference":
+        """Return the model of ``folder``. Raises `BadInput` for one that is damaged."""
+        try:
+            told = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
+            for name, digest in told["sha256"].items():
+                if name not in (WEIGHTS, HEAD):
+                    raise ValueError(f"'{name}' is no file of it")
+                with (Path(folder) / name).open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                        raise ValueError(f"{name} is not the one of reward.json")
+            head = load_file(Path(folder) / HEAD)["head"] if HEAD in told["sha256"] else None
+            return cls(new_towers(f"local-dir:{folder}"), head, torch.tensor(told["reference"], dtype=torch.float32))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, BadInput) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
+
+
+def scores_of_embedded(clip: Any, images: Tensor, texts: Tensor, head: Tensor | None) -> Tensor:
+    """Return the scores ``(B,)`` of normalised embeddings ``(B, E)`` of pictures and their prompts."""
+    scores: Tensor = clip.logit_scale.exp() * (images * texts).sum(-1)
+    return scores if head is None else scores + images @ head
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+@final
+class Network(nn.Module):
+    """The towers and the head while they learn."""
+
+    def __init__(self, clip: nn.Module, head: bool, embed: int) -> None:
+        super().__init__()
+        self.clip: Any = clip
+        self.head = nn.Parameter(torch.zeros(embed)) if head else None
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """Return the scores ``(2B,)`` of normalised ``pixels (2B, 3, S, S)`` for ``tokens (B, L)`` of B prompts."""
+        normalize = nn.functional.normalize
+        texts = normalize(self.clip.encode_text(tokens), dim=-1)
+        images = normalize(self.clip.encode_image(pixels), dim=-1)
+        return scores_of_embedded(self.clip, images, texts.repeat(len(images) // len(texts), 1), self.head)

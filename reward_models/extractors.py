@@ -1,0 +1,132 @@
+"""What a head on frozen features looks at. An extractor turns pictures and prompts into blocks of numbers.
+
+Every block is worth the same to a head that has seen no votes: one of a thousand numbers does not outweigh one of ten.
+The text of a prompt alone is not among them: it is the same for both pictures of a pair, so that no vote can teach it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from rlhf_images.reward import identity
+
+from .clip import Clip
+from .image_statistics import image_statistics
+
+Blocks = dict[str, Tensor]
+"""Features ``(B, D)`` by the name of their block."""
+STATISTICS_VERSION = "1"
+"""Of the definitions in `image_statistics`; another one is another extractor."""
+
+
+class Extractor(ABC):
+    """Frozen: its weights are never trained, so what it says of a picture can be kept."""
+
+    prompted: frozenset[str] = frozenset()
+    """The blocks that depend on the prompt too."""
+    names: tuple[str, ...] = ()
+    """What each column means, where that can be said."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Return a name and a hash of all that decides the features."""
+
+    @abstractmethod
+    def blocks(self, images: Tensor, prompts: Sequence[str]) -> Blocks:
+        """Return the features of ``images (B, 3, H, W)`` in [0, 1], in float32, with gradient to the pixels."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights, if any."""
+        del device
+
+
+@final
+@dataclass(frozen=True)
+class ClipConfig:
+    """Features of an open_clip model."""
+
+    path: str
+    """A folder in open_clip's layout: open_clip_config.json and open_clip_model.safetensors."""
+    parts: tuple[Literal["image", "product", "cosine"], ...] = ("image", "product", "cosine")
+    """The embedding of the picture; its product with that of the prompt, number by number; how well they fit."""
+
+    def __post_init__(self) -> None:
+        """Refuse a lesson from nothing, and from the same thing twice."""
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts {list(self.parts)}: one or more of image, product, cosine, each once")
+
+
+@final
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Which features; several together are joined."""
+
+    statistics: bool = True
+    """Light, colours, detail and composition, measured without a network: nothing to download."""
+    open_clip: ClipConfig | None = None
+    """Embeddings of a CLIP."""
+
+    def __post_init__(self) -> None:
+        """Refuse a head on nothing."""
+        if not self.statistics and self.open_clip is None:
+            raise ValueError("no features; set 'statistics: true' or name an 'open_clip' model")
+
+
+@final
+class StatisticsExtractor(Extractor):
+    """The `image_statistics`, as one block."""
+
+    def __init__(self) -> None:
+        self.names = tuple(image_statistics(torch.zeros(1, 3, 2, 2)))
+
+    @property
+    def id(self) -> str:
+        """Return a hash of what is measured."""
+        return identity("statistics", STATISTICS_VERSION, *self.names)
+
+    def blocks(self, images: Tensor, prompts: Sequence[str]) -> Blocks:
+        """Return every statistic."""
+        del prompts
+        return {"statistics": torch.stack(list(image_statistics(images).values()), 1)}
+
+
+@final
+class ClipExtractor(Extractor):
+    """Two frozen towers; the shorter side of a picture at their size, cropped in the middle."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        self.clip, self.parts = Clip.of_folder(config.path), config.parts
+        self.prompted = frozenset(config.parts) - {"image"}
+
+    @property
+    def id(self) -> str:
+        """Return a hash of the weights, the preprocessing and the parts."""
+        return identity("open_clip", self.clip.id, *self.parts)
+
+    def blocks(self, images: Tensor, prompts: Sequence[str]) -> Blocks:
+        """Return the parts that were asked for."""
+        image = self.clip.images(images)
+        found = {"image": image}
+        if self.prompted:
+            found["product"] = image * self.clip.texts(prompts)
+            found["cosine"] = found["product"].sum(1, keepdim=True)
+        return {part: found[part] for part in self.parts}
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the towers."""
+        self.clip.to(device)
+
+
+def extractors(config: FeaturesConfig) -> dict[str, Extractor]:
+    """Return the extractors of ``config`` by name."""
+    found: dict[str, Extractor] = {}
+    if config.statistics:
+        found["statistics"] = StatisticsExtractor()
+    if config.open_clip is not None:
+        found["open_clip"] = ClipExtractor(config.open_clip)
+    return found

@@ -1,0 +1,243 @@
+"""The head on frozen features: from votes to a folder and back, what it keeps, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import head_config, write_pairs
+from safetensors.torch import load_file, save_file
+
+import reward_models
+from reward_models.comparisons import compared, split
+from reward_models.extractors import ClipConfig, FeaturesConfig, StatisticsExtractor, extractors
+from reward_models.family import Lesson
+from reward_models.feature_cache import FeatureCache, decoded_before
+from reward_models.head import BYTES, Head, Scale, directions
+from reward_models.image_statistics import image_statistics, oklab
+from reward_models.train import train_reward
+from reward_models.train_head import features_of, learn
+from rlhf_images.data import DIGIT_CAPTIONS, digits
+from rlhf_images.errors import BadInput
+from rlhf_images.preferences import Pairs
+
+
+@pytest.fixture
+def batch():
+    images, labels = digits(16)
+    return images[:20], [DIGIT_CAPTIONS[label] for label in labels[:20]]
+
+
+def test_learns_the_taste_and_says_how_well(trained_head):
+    card = json.loads((trained_head / "card.json").read_text())
+    assert card["held_out_accuracy"] >= 0.75
+    assert card["nll"] < 0.6
+    assert card["head"]["lightness mean"] > 0
+    assert "aspect" not in card["head"]  # all are square
+    assert card["alarms"] == []
+
+
+def test_load_gives_the_same_scores_and_the_same_doubts(trained_head, tmp_path, batch):
+    images, prompts = batch
+    head = Head.load(trained_head)
+    head.save(tmp_path / "copy")
+    scores = [m.score(images=images, prompts=prompts) for m in (head, reward_models.load(str(tmp_path / "copy")))]
+    assert torch.equal(scores[0].mean, scores[1].mean)
+    assert torch.equal(scores[0].std, scores[1].std)
+    factors = head.doubts(images=images, prompts=prompts)
+    torch.testing.assert_close(factors.square().sum(1).sqrt(), scores[0].std, rtol=1e-4, atol=1e-5)
+    assert (head.reference.diff() >= 0).all()
+    assert ((head.percentiles(scores[0].mean) >= 0) & (head.percentiles(scores[0].mean) <= 1)).all()
+    preferred = head.preferred(scores[0].mean)
+    by_hand = torch.sigmoid(scores[0].mean[3].double() - head.reference.double()).mean()
+    assert float(preferred[3]) == pytest.approx(float(by_hand), abs=1e-6)
+    assert (preferred[scores[0].mean.argsort()].diff() >= 0).all()
+
+
+def test_features_are_kept_and_used(votes, trained_head, tmp_path, monkeypatch):
+    """The second training decodes nothing, computes nothing, and gives the same bytes."""
+
+    def refuse(*_):
+        raise BadInput("computed again")  # which the pages take for a picture that is no longer there
+
+    monkeypatch.setattr(Pairs, "image", refuse)
+    monkeypatch.setattr(StatisticsExtractor, "blocks", refuse)
+    train_reward(head_config(votes, tmp_path / "again"))
+    for name in ("reward.safetensors", "reward.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (trained_head / name).read_bytes()
+
+
+def test_a_damaged_cache_is_computed_anew(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", 4)
+    ids, prompts = zip(*[(side, pair.prompt) for pair in pairs.pairs for side in (pair.left, pair.right)], strict=True)
+    first = FeatureCache(pairs, StatisticsExtractor())
+    kept = first.blocks(ids, prompts)["statistics"]
+    images = torch.stack([pairs.image(name) for name in ids])
+    torch.testing.assert_close(kept, StatisticsExtractor().blocks(images, prompts)["statistics"])
+    assert decoded_before(pairs) == set(ids)
+    for damage in (b"", first.path.read_bytes()[:-9], b"\0" * 500):
+        first.path.write_bytes(damage)
+        assert torch.equal(FeatureCache(pairs, StatisticsExtractor()).blocks(ids, prompts)["statistics"], kept)
+    more = FeatureCache(pairs, StatisticsExtractor())
+    order = list(reversed(range(len(ids))))
+    again = more.blocks([ids[i] for i in order], [prompts[i] for i in order])["statistics"]
+    assert torch.equal(again, kept[order])
+
+
+def test_features_by_prompt_are_kept_by_prompt(tmp_path, clip_folder):
+    pairs = write_pairs(tmp_path / "pairs", 2)
+    (extractor,) = extractors(FeaturesConfig(False, ClipConfig(clip_folder))).values()
+    picture = pairs.pairs[0].left
+    found = FeatureCache(pairs, extractor).blocks([picture] * 2, ["a cat", "a dog"])
+    assert torch.equal(found["image"][0], found["image"][1])
+    assert not torch.allclose(found["product"][0], found["product"][1])
+    torch.testing.assert_close(found["cosine"][:, 0], found["product"].sum(1))
+    assert extractor.id != extractors(FeaturesConfig(False, ClipConfig(clip_folder, ("image",))))["open_clip"].id
+
+
+def test_a_head_on_a_clip(votes, tmp_path, clip_folder, batch):
+    images, prompts = batch
+    train_reward(head_config(votes, tmp_path / "out", features=FeaturesConfig(open_clip=ClipConfig(clip_folder))))
+    head = Head.load(tmp_path / "out")
+    assert list(head.sizes) == ["statistics", "image", "product", "cosine"]
+    scores = head.score(images=images.requires_grad_(True), prompts=prompts)
+    scores.mean.sum().backward()
+    assert torch.isfinite(images.grad).all()
+    images.requires_grad_(False)
+    weights = load_file(f"{clip_folder}/open_clip_model.safetensors")
+    copy = shutil.copytree(clip_folder, tmp_path / "clip")
+    described = json.loads((tmp_path / "out" / "reward.json").read_text())
+    described["features"]["open_clip"]["path"] = str(copy)
+    (tmp_path / "out" / "reward.json").write_text(json.dumps(described))
+    again = Head.load(tmp_path / "out").score(images=images, prompts=prompts)
+    torch.testing.assert_close(again.mean, scores.mean.detach(), rtol=1e-5, atol=1e-5)
+    save_file({name: 1.5 * tensor for name, tensor in weights.items()}, copy / "open_clip_model.safetensors")
+    with pytest.raises(BadInput, match="'open_clip' that its features come from is not the one"):
+        Head.load(tmp_path / "out")
+
+
+def test_the_average_training_picture_is_near_zero_and_best_known(votes):
+    pairs = Pairs(votes)
+    labelled = pairs.labelled()
+    lesson = Lesson(pairs, labelled, compared(labelled), split(labelled, 0.25, 0), 0)
+    blocks = features_of(lesson, extractors(FeaturesConfig()), "cpu")
+    learnt, chosen = learn(blocks, lesson, None)
+    x = learnt.scale(blocks["statistics"], [blocks["statistics"].shape[1]])
+    score, std = x @ learnt.weights, learnt.posterior.std(x)
+    assert float(score.mean().abs()) < 0.3 * float(score.std())
+    far = learnt.posterior.std(10 * x)
+    assert (far > 5 * std).all()
+    assert chosen.folds == 5
+    changed = [i for i in lesson.split.held_out if i % 2]
+    lesson.data.target[changed] = 1 - lesson.data.target[changed]  # what is held out teaches nothing
+    again, _ = learn(blocks, lesson, None)
+    assert torch.equal(again.weights, learnt.weights)
+
+
+def test_blocks_are_worth_the_same_and_dead_columns_nothing():
+    source = torch.Generator().manual_seed(0)
+    blocks = {"few": torch.randn(500, 2, generator=source), "many": 7 + 0.01 * torch.randn(500, 100, generator=source)}
+    blocks["few"] = torch.cat([blocks["few"], torch.full((500, 1), 3.0)], 1)
+    scale = Scale.of(blocks)
+    x = scale(torch.cat(list(blocks.values()), 1), [3, 100])
+    few, many = x.square().sum(1).mean(), x[:, 3:].square().sum(1).mean()
+    assert float(few - many) == pytest.approx(float(many), rel=0.15)
+    assert (x[:, 2] == 0).all()
+    far = scale(torch.full((1, 103), 1e9), [3, 100])
+    assert torch.isfinite(far).all()
+    assert float(far[0, 2]) == 0
+
+
+@pytest.mark.parametrize("columns", [1, 30, 400, 1024, 3072, 20_000])
+def test_a_head_stays_under_a_megabyte(columns):
+    assert 4 * columns * (3 + directions(columns)) + 4 * directions(columns) < 1_000_000 or columns > 50_000
+    assert directions(columns) >= min(columns, 1)
+    assert BYTES < 1_000_000
+
+
+def damage_cut(folder):
+    data = (folder / "reward.safetensors").read_bytes()
+    (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def damage_flip(folder):
+    data = bytearray((folder / "reward.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "reward.safetensors").write_bytes(data)
+
+
+def damage_blocks(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["blocks"]["statistics"] = 3
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_features(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["features"]["statistic"] = True
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_reference(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["reference"] = ["a"]
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_range(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    del described["range"]
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize("damage", [value for name, value in dict(globals()).items() if name.startswith("damage_")])
+def test_a_damaged_folder_is_refused_in_one_line(trained_head, tmp_path, damage):
+    folder = shutil.copytree(trained_head, tmp_path / "copy")
+    damage(folder)
+    with pytest.raises(BadInput, match="copy") as refusal:
+        reward_models.load(str(folder))
+    assert "\n" not in str(refusal.value)
+
+
+def test_nothing_to_look_at_is_refused():
+    with pytest.raises(ValueError, match="no features"):
+        FeaturesConfig(statistics=False)
+    with pytest.raises(ValueError, match="parts"):
+        ClipConfig("x", ())
+
+
+def test_statistics_are_what_they_are_called():
+    white, black = torch.ones(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    red = torch.stack([torch.ones(16, 16), torch.zeros(16, 16), torch.zeros(16, 16)])[None]
+    images = torch.cat([white, black, ramp, ramp.mT, red])
+    found = {name: values.tolist() for name, values in image_statistics(images).items()}
+    assert found["lightness mean"][:2] == pytest.approx([1, 0.01], abs=0.01)
+    assert found["lightness mean"][4] == pytest.approx(0.628, abs=0.01)  # OKLab of #ff0000, as published
+    assert found["green-red mean"][4] == pytest.approx(0.225, abs=0.01)
+    assert found["blue-yellow mean"][4] == pytest.approx(0.126, abs=0.01)
+    assert found["chroma mean"][:4] == pytest.approx([0, 0, 0, 0], abs=1e-3)
+    assert found["lighter right"][2] > 0.15 > abs(found["lighter right"][3])
+    assert found["lighter below"][3] == pytest.approx(found["lighter right"][2])
+    assert found["left-right asymmetry"][3] == pytest.approx(0)
+    assert found["left-right asymmetry"][2] > 0.4
+    assert found["aspect"] == [0] * 5
+    wide = image_statistics(torch.rand(1, 3, 1, 64))
+    assert float(wide["aspect"]) == pytest.approx(6)
+    assert all(torch.isfinite(value).all() for value in wide.values())
+
+
+def test_colours_have_a_slope_everywhere():
+    pixels = torch.tensor([0.0, 0.02, 0.04045, 0.5, 1.0]).expand(1, 3, 1, 5).clone().requires_grad_(True)
+    oklab(pixels)[0, 0].sum().backward()
+    assert torch.isfinite(pixels.grad).all()
+    assert (pixels.grad.sum(1) > 0).all()
+
+
+def test_a_large_picture_is_measured_as_a_small_one():
+    source = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    large = torch.nn.functional.interpolate(source, scale_factor=16, mode="bicubic").clamp(0, 1)
+    larger = torch.nn.functional.interpolate(large, scale_factor=2, mode="bicubic").clamp(0, 1)
+    found = [image_statistics(images) for images in (large, larger)]
+    for name in found[0]:
+        assert float(found[0][name]) == pytest.approx(float(found[1][name]), abs=0.02), name
