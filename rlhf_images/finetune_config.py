@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 from .algorithms import NFT, AnyAlgorithm
+from .changes import Fields
 from .config import Count, Fraction, NonNegative
 from .evaluator import EvaluationConfig
 from .generators import GeneratorConfig
@@ -12,8 +13,33 @@ from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
 from .reward import RewardSpec
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers", "stop_on_alarm")
-"""Fields that may change when a run continues: no result depends on them."""
+FIELDS = Fields(
+    # What is learnt: another value would make the first half of the run and the second two different runs, and neither
+    # this config nor any other would give these weights. The samples, the objective, the weights, and what the curve of
+    # evaluations compares. `algorithm` stands for all of its hyperparameters, so that adding one needs no line here.
+    frozen="""
+        generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
+        generator.height generator.width generator.dtype generator.call
+        prompts reward seed prompts_per_step group_size updates_per_step
+        algorithm advantage prompt_statistics.buffer prompt_statistics.min_count
+        lora lora.rank lora.alpha lora.target_modules
+        optimizer.betas optimizer.weight_decay average_decay
+        evaluation.prompts evaluation.seed evaluation.seeds_per_prompt evaluation.kept_prompts evaluation.kept_seeds
+    """,
+    # What people turn while they look: how long, how fast, who judges. Also what changes rounding only, but enough that
+    # a run would no longer repeat bit by bit.
+    tracked="""
+        steps optimizer.lr optimizer.max_grad_norm tolerated_failures
+        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt
+        generator.compile generator.attention
+    """,
+    # Where and how it is computed, how often it is saved and looked at, and the folder's name: it may be moved.
+    free="""
+        out micro_size checkpoint_every evaluation.every trackers stop_on_alarm
+        generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
+    """,
+)
+"""What may change when a run continues."""
 
 
 @final

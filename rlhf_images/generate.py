@@ -1,14 +1,17 @@
 """Stage `generate`: pictures of prompts from any diffusers pipeline, laid out in pairs for labelling."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import final
 
 import torch
 
+from .changes import Fields
 from .config import Count, NonNegative
 from .data import encode
 from .errors import NonFinite
 from .generators import Generator, GeneratorConfig
+from .generators.lora import load_trained
 from .preferences import Pairs, Picture, PreferencePair
 from .preferences.pairs import picture_id
 from .progress import progress, say
@@ -29,6 +32,8 @@ class GenerateConfig:
     """``digits``, a text file with one prompt a line, or a list."""
     out: str
     """Folder of the pairs."""
+    tuned: str | None = None
+    """A finetune run whose weights the pipeline gets, or a folder with a LoRA; null draws with the pipeline alone."""
     pairs_per_prompt: Count = 4
     """Each pair has two pictures of its own, which no other pair shows."""
     seed: NonNegative = 0
@@ -37,18 +42,34 @@ class GenerateConfig:
     """Pictures sampled at a time."""
 
 
+FIELDS = Fields(
+    frozen="""
+        generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
+        generator.height generator.width generator.dtype generator.call generator.compile generator.attention
+        prompts tuned pairs_per_prompt seed
+    """,
+    free="""
+        out micro_size
+        generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
+    """,
+)
+"""What may change when the stage is begun again."""
+
+
 def generate(config: GenerateConfig) -> None:
     """Draw the pictures and write the folder of pairs."""
-    run = Run("generate", config, config.out, inputs=(config.generator.path,), free=("micro_size",))
+    run = Run("generate", config, config.out, inputs=_inputs(config), fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)
     generator = Generator.load(config.generator, "cuda" if torch.cuda.is_available() else "cpu")
     generator.remember(prompts)
+    if config.tuned is not None:
+        load_trained(generator, Path(config.tuned))
     run.save()
     wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
     pictures: list[tuple[bytes, Picture]] = []
-    settings = asdict(config.generator)
+    settings = asdict(config.generator) | ({"run": config.tuned} if config.tuned else {})
     starts = range(0, len(wanted), config.micro_size)
     for start in progress(starts, "generate"):
         index = list(range(start, min(start + config.micro_size, len(wanted))))
@@ -65,6 +86,10 @@ def generate(config: GenerateConfig) -> None:
     Pairs.create(config.out, pictures, pairs)
     run.save(finished=True, pairs=len(pairs), pictures=len(set(ids)))
     return say(f"{len(pairs)} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
+
+
+def _inputs(config: GenerateConfig) -> tuple[str, ...]:
+    return (config.generator.path, *((config.tuned,) if config.tuned else ()))
 
 
 def _images(generator: Generator, prompts: list[str], index: list[int], seed: int) -> torch.Tensor:

@@ -36,8 +36,12 @@ def runs(tmp_path_factory) -> Path:
     sizes = TinyConfig(layers=1, heads=1, channels=(8, 8), text_width=16, text_tokens=4)
     for seed, name in enumerate(("plain", "other")):
         build(sizes, 8, list(PROMPTS), seed).save_pretrained(root / name)
-        generate(GenerateConfig(settings(root / name), PROMPTS, str(root / f"{name}-pictures"), 2, seed=5))
-    generate(GenerateConfig(settings(root / "plain"), PROMPTS[:2], str(root / "later-pictures"), 2, seed=6))
+        generate(
+            GenerateConfig(settings(root / name), PROMPTS, str(root / f"{name}-pictures"), pairs_per_prompt=2, seed=5)
+        )
+    generate(
+        GenerateConfig(settings(root / "plain"), PROMPTS[:2], str(root / "later-pictures"), pairs_per_prompt=2, seed=6)
+    )
     generator = Generator.load(settings(root / "plain"))
     make_trainable(generator, LORA, 0)
     for parameter in generator.parameters.values():
@@ -62,6 +66,20 @@ def test_two_folders_meet_by_prompt_seed_and_index(runs, tmp_path):
         assert (left.prompt, left.seed, left.index) == (right.prompt, right.seed, right.index)
         assert (left.source, right.source) == (str(runs / "plain-pictures"), str(runs / "other-pictures"))
         pairs.image(pair.left), pairs.image(pair.right)
+
+
+def test_a_tuned_generator_draws_the_pool_of_the_next_round(runs, tmp_path):
+    tuned = str(runs / "tuned")
+    generate(
+        GenerateConfig(
+            settings(runs / "plain"), PROMPTS, str(tmp_path / "pool"), pairs_per_prompt=2, tuned=tuned, seed=5
+        )
+    )
+    pool, plain_ones = Pairs(tmp_path / "pool"), Pairs(runs / "plain-pictures")
+    assert {picture.source for picture in pool.pictures.values()} == {tuned}
+    assert not pool.pictures.keys() & plain_ones.pictures.keys()
+    drawn = compared(runs, "plain-pictures", "tuned", tmp_path / "same", same_seed=True)
+    assert {pair.right for pair in drawn.pairs} <= pool.pictures.keys()  # the same as `compare` draws with its weights
 
 
 def test_folders_of_other_seeds_meet_by_prompt_alone(runs, tmp_path, capsys):
