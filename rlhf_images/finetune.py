@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
 from . import recorded
-from .alarms import Alarm, write_alarms
+from .alarms import Alarm
 from .algorithms import Examples, Scored
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
@@ -26,6 +25,7 @@ from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
+from .monitor import keep_evaluation
 from .policy import Policy
 from .processes import Processes
 from .progress import progress, say
@@ -33,11 +33,12 @@ from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
 from .reference import adopt, keep, kept, measured
+from .report import refresh
 from .reward import Reward, RewardSpec, Scores
 from .runs import Run
 from .sampling import Rollout
 from .scoring import gathered_scores
-from .track import Clock, Log, check_trackers, keep_evidence, save_grid, start_trackers
+from .track import Clock, Log, check_trackers, keep_evidence, start_trackers
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -199,7 +200,8 @@ def _resumed(parts: Parts) -> int:
 
     def write() -> None:
         parts.run.note_changes(start)
-        parts.run.save(scored_by=scored_by)
+        labelled = parts.reward.reference
+        parts.run.save(scored_by=scored_by, highest_labelled=float(labelled.max()) if len(labelled) else None)
         if references:
             keep(parts.run.folder, references)
         for log in (parts.metrics, parts.evaluations):
@@ -243,6 +245,7 @@ def _finish(parts: Parts) -> None:
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
         parts.run.save(finished=True)
+        refresh(parts.run.folder)
 
     parts.processes.written(write)
 
@@ -319,33 +322,20 @@ def _ratio_said(off: float) -> str:
 
 
 def _evaluate(parts: Parts, done: int) -> list[Alarm]:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores.
+    """Evaluate the fixed prompts and seeds after ``done`` steps, and let the main process keep what came of it.
 
     Return the alarms that come up, on the main process.
     """
-    config, run = parts.config, parts.run
-    seeds, raised = config.evaluation.seeds_per_prompt, list[Alarm]()
+    run, raised = parts.run, list[Alarm]()
     with parts.policy.kept():
-        evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-
-        def adapters(folder: Path) -> None:
-            if config.lora is not None and done:
-                save_trained(parts.policy.generator, config.lora, folder)
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
 
         def write() -> None:
-            kept = recorded.kept_rows(
-                len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-            )
-            with disk_errors(run.folder):
-                now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-            base = recorded.base_of(run.folder)
-            gone = recorded.drift(now, base) if base is not None else {}
-            row = {**evaluation.means(), **gone}
+            row, alarms = keep_evaluation(run.folder, parts.config, parts.policy.generator, evaluation, done)
             parts.evaluations.add({"step": done, **row})
             parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
-            save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
-
-            raised.extend(alarm for alarm in write_alarms(run.folder) if alarm.step == done)
+            raised.extend(alarms)
+            refresh(run.folder)
 
         parts.processes.written(write)
     for alarm in raised:
