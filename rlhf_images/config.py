@@ -108,16 +108,35 @@ def plain(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(TypeAdapter(type(config)).dump_json(config)))
 
 
-def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return ``key before→after`` for each field in which two plain configs differ."""
-    found = []
-    for key in sorted(before.keys() | after.keys()):
+def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return ``before→after`` by the dotted name of each field in which two plain configs differ."""
+    found = dict[str, str]()
+    for key in sorted(before.keys() | after.keys(), key=lambda key: (key != "name", key)):  # which section it is first
         old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
+            found |= changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} {json.dumps(old)}→{json.dumps(new)}")
+            found[f"{prefix}{key}"] = f"{json.dumps(old)}→{json.dumps(new)}"
     return found
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return ``key before→after`` for each field in which two plain configs differ."""
+    return [f"{key} {change}" for key, change in changes(before, after, prefix).items()]
+
+
+def fields_of(kind: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of every field of config class ``kind`` that is no section, and of optional sections."""
+    found = []
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, name = hints[field.name], f"{prefix}{field.name}"
+        parts = typing.get_args(hint) or (hint,)
+        sections = [part for part in parts if dataclasses.is_dataclass(part)]
+        found += [name] if len(sections) < len(parts) else []
+        for section in sections:
+            found += fields_of(section, f"{name}.")
+    return list(dict.fromkeys(found))
 
 
 def _parse(text: str | bytes, source: str) -> Any:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 from .algorithms import NFT, AnyAlgorithm
+from .changes import Fields
 from .config import Count, Fraction, NonNegative
 from .evaluator import EvaluationConfig
 from .generators import GeneratorConfig
@@ -12,52 +13,60 @@ from .policy import OptimizerConfig
 from .prompt_statistics import StatisticsConfig
 from .reward import RewardSpec
 
-FREE = ("micro_size", "checkpoint_every", "tolerated_failures", "trackers", "stop_on_alarm")
-"""Fields that may change when a run continues: no result depends on them."""
+FIELDS = Fields(
+    # What is learnt: another value would make the first half of the run and the second two different runs, and neither
+    # this config nor any other would give these weights. The samples, the objective, the weights, and what the curve of
+    # evaluations compares. `algorithm` stands for all of its hyperparameters, so that adding one needs no line here.
+    frozen="""
+        generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
+        generator.height generator.width generator.dtype generator.call
+        prompts reward seed prompts_per_step group_size updates_per_step
+        algorithm advantage prompt_statistics.buffer prompt_statistics.min_count
+        lora lora.rank lora.alpha lora.target_modules
+        optimizer.betas optimizer.weight_decay average_decay
+        evaluation.prompts evaluation.seed evaluation.seeds_per_prompt evaluation.kept_prompts evaluation.kept_seeds
+    """,
+    # What people turn while they look: how long, how fast, who judges. Also what changes rounding only, but enough that
+    # a run would no longer repeat bit by bit.
+    tracked="""
+        steps optimizer.lr optimizer.max_grad_norm tolerated_failures
+        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt
+        generator.compile generator.attention
+    """,
+    # Where and how it is computed, how often it is saved and looked at, and the folder's name: it may be moved.
+    free="""
+        out micro_size checkpoint_every evaluation.every trackers stop_on_alarm
+        generator.prompt_cache generator.text_encoders generator.offload_vae generator.recompute_activations
+    """,
+)
+"""What may change when a run continues."""
 
 
-@final
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One run. The defaults are those of DiffusionNFT."""
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """Abstract: what every stage that tunes a generator is told."""
 
     generator: GeneratorConfig
     """The pipeline that is tuned, and how it is called."""
-    prompts: str | tuple[str, ...]
-    """``digits``, a text file with one prompt a line, or a list."""
-    reward: RewardSpec
-    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
-    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     out: str
     """Folder of the run."""
     evaluation: EvaluationConfig
     """What is looked at during the run and after it."""
+    reward: RewardSpec
+    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
+    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     seed: NonNegative = 0
     """Of every random number of the training."""
     steps: Count = 100
     """Rounds of sampling and learning."""
-    prompts_per_step: Count = 48
-    """P, over all processes."""
-    group_size: Count = 24
-    """K pictures of each prompt, compared with one another."""
-    updates_per_step: Count = 1
-    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
     micro_size: Count = 8
     """Pictures or examples in one forward pass on one process."""
-    algorithm: AnyAlgorithm = field(default_factory=NFT)
-    """Which objective, and its hyperparameters."""
-    advantage: Literal["centred", "leave_one_out", "group_std", "global_std", "per_prompt"] = "global_std"
-    """How a picture is compared: with its group, or (``per_prompt``) with the last scores of its prompt over steps."""
-    prompt_statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    """What ``advantage: per_prompt`` remembers."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """Adapters; null trains all weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW."""
     average_decay: Fraction = 0.0
     """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
-    tolerated_failures: Fraction = 0.0
-    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
     stop_on_alarm: bool = False
     """Whether the run stops, with exit code 6, at the evaluation that raises an alarm (docs/alarms.md)."""
     checkpoint_every: Count = 20
@@ -65,6 +74,29 @@ class FinetuneConfig:
     trackers: tuple[str, ...] = ()
     """Where the metrics go besides `metrics.jsonl`, by accelerate's names: tensorboard (a folder ``trackers`` of the
     run), wandb, trackio …; some of them send what they are given away."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TuningConfig):
+    """One run. The defaults are those of DiffusionNFT."""
+
+    prompts: str | tuple[str, ...]
+    """``digits``, a text file with one prompt a line, or a list."""
+    prompts_per_step: Count = 48
+    """P, over all processes."""
+    group_size: Count = 24
+    """K pictures of each prompt, compared with one another."""
+    updates_per_step: Count = 1
+    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
+    algorithm: AnyAlgorithm = field(default_factory=NFT)
+    """Which objective, and its hyperparameters."""
+    advantage: Literal["centred", "leave_one_out", "group_std", "global_std", "per_prompt"] = "global_std"
+    """How a picture is compared: with its group, or (``per_prompt``) with the last scores of its prompt over steps."""
+    prompt_statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    """What ``advantage: per_prompt`` remembers."""
+    tolerated_failures: Fraction = 0.0
+    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not go together."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .changes import Fields
 from .checkpoint import (
     load_checkpoint,
     load_optimizer_tensors,
@@ -82,9 +83,22 @@ class PretrainConfig:
             raise ValueError(f"model.channels {list(self.model.channels)}: each must be a multiple of 8")
 
 
+FIELDS = Fields(
+    # The learning rate's cycle spans all steps: a longer training is another one from its first step on.
+    frozen="""
+        data size seed caption_dropout autoencoder.steps autoencoder.batch autoencoder.lr
+        transformer.steps transformer.batch transformer.lr
+        model.layers model.heads model.patch model.latent_channels model.channels
+        model.text_width model.text_tokens model.vocabulary
+    """,
+    free="out checkpoint_every",
+)
+"""What may change when a training continues."""
+
+
 def pretrain(config: PretrainConfig) -> None:
     """Learn a generator and save it to ``config.out``, where ``DiffusionPipeline.from_pretrained`` reads it."""
-    run = Run("pretrain", config, config.out, free=("checkpoint_every",))
+    run = Run("pretrain", config, config.out, fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already trained; remove that folder to train it again")
     data = captioned(config.data, config.size)

@@ -7,13 +7,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import psutil
 
-from .config import differences, plain
+from .changes import FROZEN, Fields
+from .config import build, changes, differences, plain
 from .errors import BadInput
 from .files import write_json
 
@@ -41,32 +42,34 @@ class Run:
         out: str | Path,
         *,
         inputs: Sequence[str] = (),
-        free: Collection[str] = (),
+        fields: Fields = FROZEN,
         writes: bool = True,
     ) -> None:
         """Open ``out`` for ``stage``.
 
         ``inputs`` are folders it reads: a run of ours in one of them must still be the same when this run continues.
-        ``free`` names the fields of ``config`` that may change then, because no result depends on them.
+        ``fields`` says which fields of ``config`` may differ then from what they were.
         """
         self.folder = Path(out)
         self.path = self.folder / "run.json"
         self.writes = writes
         """False on every process but the main one."""
         config_values, read = plain(config), {folder: digest(folder) for folder in inputs if digest(folder)}
+        self.changed: dict[str, str] = {}
+        """What has changed since the last launch and is to be remembered: field → ``before→after``."""
         if self.path.is_file():
             self.record = read_record(self.folder)
-            before = self.record["config"]
             if self.record["stage"] != stage:
                 raise BadInput(f"{out}: already holds a '{self.record['stage']}' run; choose another 'out'")
-            old, new = ({k: v for k, v in c.items() if k not in free} for c in (before, config_values))
-            changed = differences(old, new)
-            changed += differences(self.record.get("inputs", {}), read, "what lies in ")
-            if changed:
+            changed = changes(_completed(config, self.record["config"]), config_values)
+            refused = [f"{key} {changed[key]}" for key in fields.refused(changed)]
+            refused += differences(self.record.get("inputs", {}), read, "what lies in ")
+            if refused:
                 raise BadInput(
-                    f"{out}: already holds another run ({'; '.join(changed[:4])}); "
+                    f"{out}: already holds another run ({'; '.join(refused[:4])}); "
                     "choose another 'out' or remove that folder"
                 )
+            self.changed = {key: changed[key] for key in fields.kept(changed)}
             self.record["config"] = config_values
         elif self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"{out}: is a file; choose another 'out'")
@@ -86,6 +89,15 @@ class Run:
         """Return the stage's wall time so far, over all its launches in turn, imports included."""
         return self._before + elapsed()
 
+    def note_changes(self, done: int) -> None:
+        """Remember what has changed, fields and versions, as a change that came after ``done`` finished steps."""
+        told = [f"{key} {change}" for key, change in self.changed.items()]
+        if "versions" in self.record:
+            told += differences(self.record["versions"], versions())
+        if told:
+            noted = self.record.setdefault("changes", {})
+            noted[f"after step {done}"] = [*noted.get(f"after step {done}", []), *told]
+
     def save(self, *, finished: bool = False, **result: Any) -> None:
         """Write the record with the time so far and ``result``'s values."""
         self.record |= {
@@ -101,6 +113,14 @@ class Run:
             except OSError as error:
                 raise BadInput(f"{self.folder}: cannot be made ({error.strerror}); choose another 'out'") from None
             write_json(self.path, self.record)
+
+
+def _completed(config: Any, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of an earlier launch with the fields that came to its class since, at their defaults."""
+    try:
+        return plain(build(type(config), before, "run.json"))
+    except BadInput:
+        return before
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

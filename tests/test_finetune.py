@@ -29,6 +29,7 @@ from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
+from rlhf_images.runs import read_record
 
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
 
@@ -92,6 +93,12 @@ def assert_same(first, second, tolerance):
         assert a == pytest.approx(b, rel=tolerance, abs=max(10 * tolerance, 1e-12))
 
 
+def same_checkpoint(first, second):
+    """Weights, every snapshot, the optimiser and the statistics, bit by bit."""
+    names = ("manifest.json", "state.json", "tensors.safetensors")
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
 @pytest.fixture
 def uninterrupted(config, tmp_path):
     return run(config, out=str(tmp_path / "uninterrupted"))
@@ -117,12 +124,47 @@ def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninte
     assert logged[0]["distance"] == pytest.approx(0, abs=1e-9)
     assert 0 < logged[1]["distance"] < logged[2]["distance"]
     assert not list(found[0].folder.glob("*lora*"))
-    assert (found[2].folder / "pytorch_lora_weights.safetensors").read_bytes() == (
-        out / "pytorch_lora_weights.safetensors"
-    ).read_bytes()
+    last, tuned = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (found[2].folder, out))
+    assert last.keys() == tuned.keys()
+    assert all(torch.equal(last[name], tuned[name]) for name in last)
     assert not torch.equal(
         *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
     )
+
+
+def test_the_page_of_a_run_is_there_from_the_first_evaluation_on_and_names_the_best(config, monkeypatch):
+    """Held-out contrast chooses the checkpoint; every page is written while the run goes on."""
+    from rlhf_images.report.of_run import content_of
+    from rlhf_images.report.of_run import report as write
+
+    pages = []
+
+    def kept(folder):
+        pages.append(content_of(folder))
+        return write(folder)
+
+    monkeypatch.setattr(sys.modules["rlhf_images.finetune"], "refresh", kept)
+    run(config, evaluation={**config["evaluation"], "judges": {"contrast": "contrast"}, "deciding": "contrast"})
+    out = Path(config["out"])
+    assert [page.unfinished for page in pages] == ["step 0 of 4", "step 2 of 4", "step 4 of 4", ""]
+    assert [[column.name for column in page.columns] for page in pages] == [
+        ["base"], ["base", "step 2"], ["base", "step 2", "step 4"], ["base", "step 2", "step 4"],
+    ]  # fmt: skip
+    ended = content_of(out)
+    assert ended.unfinished == ""
+    rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    chosen = max(rows[1:], key=lambda row: row["contrast"])
+    assert ended.best["step"] == chosen["step"]
+    weights = recorded.place(out, chosen["step"]) / "pytorch_lora_weights.safetensors"
+    assert (out / "best" / weights.name).read_bytes() == weights.read_bytes()
+    assert ended.summary["contrast_base"] == pytest.approx(rows[0]["contrast"], abs=1e-6)
+    assert ended.summary["contrast_step 4"] == pytest.approx(rows[2]["contrast"], abs=1e-6)
+    assert f"step {chosen['step']}" in (out / "report.html").read_text()
+    evaluate(config["out"], load_reward)
+    compared = content_of(out)
+    assert compared.names == ("base", "tuned")
+    assert len(compared.compared) == 3 * 24
+    assert [column.name for column in compared.columns] == ["base", "step 2", "step 4"]
 
 
 def test_a_run_stops_on_an_alarm_if_told_and_goes_on_in_spite_of_it(config, tmp_path, capsys):
@@ -448,10 +490,26 @@ def test_a_retrained_generator_is_not_taken_for_the_one_before(config, generator
 def test_another_config_is_refused_and_nothing_is_touched(config):
     run(config, steps=1)
     before = {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
-    with pytest.raises(BadInput, match=r"optimizer.lr 0.003→0.1"):
-        run(config, steps=1, optimizer={"lr": 0.1})
+    with pytest.raises(BadInput, match=r"optimizer.weight_decay 0.0001→0.1"):
+        run(config, steps=1, optimizer={"lr": 3e-3, "weight_decay": 0.1})
     assert before == {path: path.read_bytes() for path in Path(config["out"]).rglob("*") if path.is_file()}
     run(config, steps=1)  # finished: says so and returns
+
+
+def test_more_steps_continue_a_finished_run_as_if_all_had_been_asked_for_at_once(config, tmp_path):
+    whole = run(config, out=str(tmp_path / "whole"))
+    run(config, steps=2)
+    assert_same(whole, run(config), 0)
+    checkpoints = [Path(out) / "checkpoints" / "step_00000004" for out in (config["out"], tmp_path / "whole")]
+    assert same_checkpoint(*checkpoints)
+    assert read_record(config["out"])["changes"] == {"after step 2": ["steps 2→4"]}
+    with pytest.raises(BadInput, match="steps 3, but 4 are done"):
+        run(config, steps=3)
+
+
+def test_a_judge_that_is_none_is_refused_before_the_training_and_not_after_it(config):
+    with pytest.raises(BadInput, match="no judge 'legible'"):
+        run(config, evaluation={**config["evaluation"], "deciding": "legible"})
 
 
 def test_sizes_that_do_not_go_together_are_refused(config):

@@ -56,8 +56,8 @@ def application(
 
     ``next_step`` tells the command that makes something of the round. Raises `BadInput` for a store that is unusable.
     """
-    with assignment.pairs.store.writing():
-        pass  # a store that cannot be used is told now, and no reader ever meets half of its tables
+    with assignment.pairs.store.writing() as writing:  # from now on no reader ever meets half of its tables
+        writing.can_be_written()
     desk = Desk(assignment, door, annotator, next_step)
     routes = [
         *(Route(path, desk.page) for path in PAGES),
@@ -72,7 +72,7 @@ def application(
         Route("/api/guide", desk.guide),
         Route("/api/guide", desk.write_guide, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, 500: _failed}
+    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, OSError: _unusable, 500: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # an address is right or 404
     return Guard(app, door)
@@ -276,7 +276,7 @@ async def _no(_: Request, error: HTTPException) -> Response:
     return refused(error.status_code, " ".join(str(error.detail).split()))
 
 
-async def _unusable(_: Request, error: BadInput) -> Response:
+async def _unusable(_: Request, error: BadInput | OSError) -> Response:
     say(f"refused: {error}")
     return refused(503, "the round cannot be read or written just now; the server's terminal says why")
 

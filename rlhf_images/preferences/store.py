@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,8 @@ from typing import final
 
 import sqlalchemy as sql
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from ..errors import BadInput
 from .events import Event, standing
@@ -167,9 +168,23 @@ class Store:
         """Return what to wait in before writing; PostgreSQL has its own."""
         return _turn(Path(str(self.url.database))) if self.url.drivername == "sqlite" else nullcontext()
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Return a ``with`` for a server, in which commits are quicker and as durable; see `journal.written_ahead`."""
-        return written_ahead(Path(str(self.url.database))) if self.url.drivername == "sqlite" else nullcontext()
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let commits of a server be quicker, and as durable, for the time of the ``with``.
+
+        They are written ahead (see `journal.written_ahead`), and connections are kept: SQLite syncs the folder as well
+        at the first commit of each one.
+        """
+        if self.url.drivername != "sqlite":
+            yield
+            return
+        with written_ahead(Path(str(self.url.database))):
+            self._engine = _engine(self.url, self.name, kept=True)
+            try:
+                yield
+            finally:
+                self._engine.dispose()  # while one is open, the log cannot end
+                self._engine = _engine(self.url, self.name)
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -249,6 +264,10 @@ class Writing:
             rows = [asdict(event) | {"round": self._round, "tags": json.dumps(event.tags)} for event in fresh]
             self._connection.execute(EVENTS.insert(), rows)
             self._release(fresh, stored)
+
+    def can_be_written(self) -> None:
+        """Write nothing, so that a file on a read-only disk is told now and not by the first vote."""
+        self._connection.execute(LEASES.delete().where((LEASES.c.round == self._round) & (LEASES.c.until < 0)))
 
     def events(self, after: int = 0) -> list[tuple[int, Event]]:
         """Return the events with a number above ``after``, each with its own, in order."""
@@ -337,17 +356,40 @@ def sqlite_url(file: Path) -> URL:
     return URL.create("sqlite", database=str(file.resolve()))
 
 
-def _engine(url: URL, name: str) -> Engine:
+def _engine(url: URL, name: str, *, kept: bool = False) -> Engine:
+    """Return the way to the database at ``url``; connections to SQLite last as long as their use, unless ``kept``."""
     if url.drivername == "sqlite":
-        engine = sql.create_engine(url, poolclass=NullPool, connect_args={"timeout": WAIT, "isolation_level": None})
-        folder = Path(str(url.database)).resolve().parent
-        sql.event.listen(engine, "connect", lambda connection, _: settle(connection, folder))
+        arguments = {"timeout": WAIT, "isolation_level": None}
+        engine = sql.create_engine(url, poolclass=QueuePool if kept else NullPool, connect_args=arguments)
+        file = Path(str(url.database)).resolve()
+
+        def connected(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+            settle(connection, file.parent)
+            record.info["file"] = _identity(file)
+
+        sql.event.listen(engine, "connect", connected)
+        sql.event.listen(engine, "checkout", lambda _, record, __: _refuse_removed(file, record))
         sql.event.listen(engine, "begin", _begin)
         return engine
     try:
         return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     except ImportError:
         raise BadInput(f"--store {name}: needs psycopg; install it: pip install 'psycopg[binary]'") from None
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return what tells ``file`` from another of its name; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse_removed(file: Path, record: ConnectionPoolEntry) -> None:
+    """Have a kept connection made anew where its file was removed or replaced: votes into it would be nowhere."""
+    if record.info["file"] != _identity(file):
+        raise DisconnectionError
 
 
 def _lock(connection: Connection, name: str) -> None:

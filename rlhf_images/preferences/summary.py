@@ -18,7 +18,7 @@ from .agreement import (
     self_agreement,
     votes_needed,
 )
-from .events import FAST_MS, Choice, Event, standing
+from .events import FAST_MS, Choice, Event, is_script, standing
 from .pairs import Pairs
 
 PAUSE_S = 120
@@ -32,6 +32,9 @@ class AnnotatorSummary:
 
     annotator: str
     votes: int
+    """That count: one a pair."""
+    repeats: int
+    """Answers to pairs that came a second time, with their sides swapped; no votes."""
     left: int
     right: int
     tie: int
@@ -94,10 +97,15 @@ class Summary:
         return asdict(self)
 
 
-def summarise(pairs: Pairs, gold: Mapping[str, Choice] | None = None) -> Summary:
-    """Return the summary of the round of ``pairs``; ``gold`` are the known answers of some of them."""
+def summarise(pairs: Pairs, gold: Mapping[str, Choice] | None = None, *, people_only: bool = False) -> Summary:
+    """Return the summary of the round of ``pairs``; ``gold`` are the known answers of some of them.
+
+    ``people_only`` leaves out what scripts said.
+    """
     known = {pair.pair for pair in pairs.pairs}
     events = [event for event in standing(pairs.store.events()) if event.pair in known]
+    if people_only:
+        events = [event for event in events if not is_script(event.annotator)]
     votes, repeats = newest(events, again=False), newest(events, again=True)
     decided = [vote for vote in votes if vote.choice in ("left", "right")]
     people = sorted({event.annotator for event in events})
@@ -136,6 +144,7 @@ def _annotator(
     return AnnotatorSummary(
         annotator=name,
         votes=len(mine),
+        repeats=len(again),
         left=sum(vote.choice == "left" for vote in mine),
         right=sum(vote.choice == "right" for vote in mine),
         tie=sum(vote.choice == "tie" for vote in mine),
@@ -212,6 +221,7 @@ def told(summary: Summary, *, blind: bool = False) -> str:
 def _said(person: AnnotatorSummary) -> list[str]:
     counts = {"left": person.left, "right": person.right, "ties": person.tie, "both bad": person.both_bad}
     said = [f"{person.votes} votes ({', '.join(f'{name} {count}' for name, count in counts.items())})"]
+    said += [f"{person.repeats} more on pairs that came twice"] if person.repeats else []
     said += [f"{n} {name}" for name, n in (("skipped", person.skipped), ("flagged", person.flagged)) if n]
     said += [f"{person.fast} faster than {FAST_MS} ms"] if person.fast else []
     if person.votes_per_minute is not None:

@@ -753,6 +753,22 @@ def test_on_a_phone_all_is_in_reach_and_a_swipe_or_a_tap_votes(browser, server):
     assert [preferred(server.pairs, vote) for vote in votes] == wanted
 
 
+@pytest.mark.parametrize(("width", "height", "phone"), [(390, 844, True), (1280, 800, False), (1440, 900, False)])
+def test_no_page_is_wider_than_the_screen_and_no_tool_is_cut_off(browser, server, width, height, phone):
+    for name in ("ann", "bob"):
+        client = server.client(name)
+        for pair in client.next(5)["pairs"]:
+            client.post([{"id": f"{name}{pair['pair']}", "type": "vote", "pair": pair["pair"], "choice": "left"}])
+    with opened(browser, server.address, width=width, height=height, phone=phone) as page:
+        page.until("document.querySelectorAll('#last button').length === 5")
+        tools = page.js("(tools => tools.scrollWidth - tools.clientWidth)(document.querySelector('.tools'))")
+        assert phone or tools <= 0
+        for path, there in (("", ".box img"), ("review", "#grid li"), ("stats", ".outcomes"), ("guide", "#guide p")):
+            page.open(f"{server.address}/{path}")
+            page.until(f"document.querySelector({there!r})")
+            assert page.js("document.documentElement.scrollWidth") <= width, path
+
+
 def test_two_fingers_zoom_and_vote_for_nothing(browser, server):
     with opened(browser, server.address, width=390, height=844, phone=True) as page:
         x, y = page.where('.box[data-side="left"]')

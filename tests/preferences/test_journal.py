@@ -78,6 +78,34 @@ def test_two_servers_at_work_end_one_after_the_other(file):
     assert len(store.events()) == 3
 
 
+def test_a_server_keeps_its_connections(file, monkeypatch):
+    """SQLite syncs the folder as well at the first commit of each connection: half of what a vote waits for."""
+    made = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: made.append(1) or connect(*given, **named))
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", sqlite3.connect)
+    store = Store(sqlite_url(file))
+    with store.at_work():
+        for _ in range(5):
+            store.add([vote()])
+            store.events()
+        assert len(made) <= 3
+    assert mode(file) == "delete"
+    assert len(store.events()) == 5
+
+
+@pytest.mark.parametrize("gone", ["votes.db", "votes.db*"])
+def test_a_file_that_is_removed_at_work_is_begun_anew(file, gone):
+    store = Store(sqlite_url(file))
+    with store.at_work():
+        store.add([vote()])
+        for path in file.parent.glob(gone):
+            path.unlink()
+        (after,) = store.add([vote()])
+        assert [event.id for event in store.events()] == [after]
+    assert [event.id for event in Store(sqlite_url(file)).events()] == [after]
+
+
 KILLED = """
 import os, sys
 from rlhf_images.preferences.events import Event

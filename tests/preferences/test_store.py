@@ -447,6 +447,15 @@ def test_tables_of_another_version_are_refused(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_file_that_cannot_be_written_is_told_before_the_first_vote(tmp_path):
+    """SQLite opens it all the same, and begins to write by reading only."""
+    Store(sqlite_url(tmp_path / "votes.db")).add([vote()])
+    store = Store(f"sqlite:///file:{tmp_path / 'votes.db'}?mode=ro&uri=true")
+    with pytest.raises(BadInput, match="readonly"), store.writing() as writing:
+        writing.can_be_written()
+    assert Store(sqlite_url(tmp_path / "votes.db")).events()
+
+
 def test_a_full_disk_is_told_as_such(tmp_path):
     path = tmp_path / "votes.db"
     store = Store(sqlite_url(path))

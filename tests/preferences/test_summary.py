@@ -69,7 +69,8 @@ def test_what_counts_is_counted_once(pairs):
     pairs.store.add([event("undo", "", undoes=acts[-2].id)])
     (person,) = summarise(pairs).annotators
     assert (person.votes, person.left, person.right, person.tie, person.both_bad) == (5, 2, 1, 1, 1)
-    assert (person.skipped, person.flagged, person.fast) == (1, 1, 1)
+    assert (person.skipped, person.flagged, person.fast, person.repeats) == (1, 1, 1, 1)
+    assert "5 votes (left 2, right 1, ties 1, both bad 1); 1 more on pairs that came twice" in told(summarise(pairs))
     assert (person.self_agreement.count, person.self_agreement.n) == (0, 1)
     assert person.ceiling[0] == 0.5
     assert (person.left_share.count, person.left_share.n) == (1, 4)

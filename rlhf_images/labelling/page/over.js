@@ -16,12 +16,15 @@ export function over(stats, annotator) {
     if (note) words.append(element("small", note));
     facts.append(element("dt", name), words);
   };
-  fact("Votes", String(you.votes), `${you.left + you.right} decided, ${you.tie} both good, ${you.both_bad} both bad`);
+  const twice = you.repeats ? `; ${you.repeats} more on pairs that came twice` : "";
+  fact("Votes", String(you.votes), `${you.left + you.right} decided, ${you.tie} both good, ${you.both_bad} both bad${twice}`);
   fact("Votes a minute", you.votes_per_minute === null ? "–" : you.votes_per_minute.toFixed(0));
-  fact("You agree with yourself", share(you.self_agreement), you.ceiling ? `so no reward model can agree with you more than ${percent(you.ceiling[0])}` : "no pair came twice");
+  fact("You agree with yourself", share(you.self_agreement), you.ceiling ? ceiling(you.ceiling) : "no pair came twice");
   fact("You chose the left side", share(you.left_share, true));
   fact("More labels", gain(stats));
   card.append(element("h2", stats.over ? "What came of it" : "So far"), facts);
   if (stats.next) card.append(element("p", "Next, in the terminal:"), command(stats.next));
   return card;
 }
+
+const ceiling = ([best, low, high]) => `no reward model can agree with you on more than ${percent(best)} (${percent(low)} to ${percent(high)})`;

@@ -74,7 +74,7 @@ function draw() {
   }));
   const shown = known.filter(FILTERS[filter][1]);
   at("grid").replaceChildren(...shown.map(drawn));
-  at("told").textContent = shown.length ? "Choose one to answer it again; the new answer counts." : "None of your votes is here.";
+  at("told").textContent = shown.length ? "Choose one to answer it again; the new answer counts." : filter === "all" ? "You have not voted yet." : "None of your votes is here.";
 }
 
 const me = await identify(await call("/api/me"));

@@ -49,7 +49,7 @@ top.append(
   figure(String(stats.votes), "votes that count"),
   figure(`${stats.labelled} / ${stats.pairs}`, "pairs with a vote"),
   figure(String(stats.annotators.length), stats.annotators.length === 1 ? "person" : "people"),
-  figure(stats.alpha === null ? "–" : stats.alpha.toFixed(2), "agreement between people (α: 1 perfect)"),
+  figure(stats.alpha === null ? "–" : stats.alpha.toFixed(2), "agreement between people (α; 1 is perfect)"),
 );
 
 const outcomes = (person) => {
@@ -82,11 +82,13 @@ const people = table(
 );
 
 const needed = table(
-  ["true win rate", "decided votes that tell it from chance (80 % power)", "there are"],
-  Object.entries(stats.votes_needed).map(([rate, votes]) => [percent(rate), String(votes), stats.decided >= votes ? "enough" : `${votes - stats.decided} to go`]),
+  ["true win rate", "votes that tell it from chance", "still to go"],
+  Object.entries(stats.votes_needed).map(([rate, votes]) => [percent(rate), String(votes), stats.decided >= votes ? "enough ✓" : String(votes - stats.decided)]),
 );
 
-const cards = [top, card("Who voted how", people), card("What more votes would tell", element("p", gain(stats)), needed)];
+needed.classList.add("narrow");
+
+const cards = [top, card("Who voted how", people), card("What more votes would tell", element("p", gain(stats)), needed, element("small", "Decided votes, for left or right; with 80 % power, at the 5 % level."))];
 if (stats.comparison) {
   const { before, after, win_rate: rate, decided } = stats.comparison;
   const words = element("p", `${after} was preferred to ${before} in:`);
