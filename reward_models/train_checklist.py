@@ -71,7 +71,7 @@ class ChecklistConfig(Family):
 
         tastes = dict(zip(ask.questions, worth.tolist(), strict=True))
         told = {"spread": round(chosen.spread, 4), "temperature": round(chosen.temperature, 4), "folds": chosen.folds}
-        return Taught(model, save, answers @ (worth / std), tastes, told)
+        return Taught(model, save, answers @ (worth / std), x.float(), chosen.spread, tastes, told)
 
 
 def answered(judge: ChecklistJudge, lesson: Lesson) -> Tensor:
