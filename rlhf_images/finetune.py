@@ -17,6 +17,7 @@ from torch import Tensor
 from . import recorded
 from .alarms import Alarm
 from .algorithms import Examples, Scored
+from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
@@ -78,10 +79,11 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     parts = _assembled(config, load_reward, processes, run)
     start = _resumed(parts)
     note: dict[str, str] = {}
+    spent = Efficiency(config.steps - start, config.generator, processes.device)
     with Interruption() as interruption:
         for step in progress(range(start, config.steps), "finetune", config.steps, start, note):
             try:
-                metrics = learn(parts, step)
+                metrics = spent.step(partial(learn, parts, step))
             except Stop as stop:
                 with suppress(OSError):
                     run.save()
@@ -103,7 +105,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
                 raise Alarmed(
                     f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
                 )
-    _finish(parts)
+    _finish(parts, spent.summary())
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
 
@@ -237,14 +239,15 @@ def _checkpoint(parts: Parts, done: int) -> None:
     parts.processes.written(write)
 
 
-def _finish(parts: Parts) -> None:
+def _finish(parts: Parts, efficiency: dict[str, float]) -> None:
     """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+    say(said(efficiency))
 
     def write() -> None:
         with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
-        parts.run.save(finished=True)
+        parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
 
     parts.processes.written(write)
