@@ -97,7 +97,7 @@ def measured_peak(config):
     make_trainable(generator, config.lora, config.seed)
     policy = Policy(generator, config.algorithm.snapshots(), config.optimizer, Processes())
     prompts, randomness, reward = [PROMPTS[0]] * 8, Randomness(0), load_reward(config.reward)
-    generator.encode(prompts)
+    generator.encode_prompts(prompts)
 
     def sampled():
         return config.algorithm.rollout(generator, policy.snapshots, prompts, list(range(8)), randomness, 8)
