@@ -18,6 +18,7 @@ from torch import Tensor
 from . import recorded
 from .alarms import Alarm
 from .algorithms import Examples, Scored
+from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
@@ -116,10 +117,11 @@ def rounds(parts: Tuning, shown: str) -> None:
     config, processes, run = parts.config, parts.processes, parts.run
     start = _resumed(parts)
     note: dict[str, str] = {}
+    spent = Efficiency(config.steps - start, config.generator, processes.device)
     with Interruption() as interruption:
         for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
             try:
-                metrics = parts.learn(step)
+                metrics = spent.step(partial(parts.learn, step))
             except Stop as stop:
                 with suppress(OSError):
                     run.save()
@@ -141,7 +143,7 @@ def rounds(parts: Tuning, shown: str) -> None:
                 raise Alarmed(
                     f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
                 )
-    _finish(parts)
+    _finish(parts, spent.summary())
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
 
@@ -275,14 +277,15 @@ def _checkpoint(parts: Tuning, done: int) -> None:
     parts.processes.written(write)
 
 
-def _finish(parts: Tuning) -> None:
+def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
     """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+    say(said(efficiency))
 
     def write() -> None:
         with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
-        parts.run.save(finished=True)
+        parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
 
     parts.processes.written(write)
