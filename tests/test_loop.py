@@ -59,8 +59,8 @@ def test_from_the_second_round_on_the_tuned_generator_draws_and_the_last_reward_
 def test_a_step_that_fails_ends_the_loop_with_its_code_and_nothing_before_it_is_repeated(tmp_path):
     config = build(LoopConfig, BY_HAND | {"out": str(tmp_path / "loop")}, "test")
     (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "mine.txt").write_text("x")
     with pytest.raises(BadInput, match="holds no run of ours"):
-        (tmp_path / "loop" / "mine.txt").write_text("x")
         loop(config)
     (tmp_path / "loop" / "mine.txt").unlink()
     done = [step.name for step in steps(config, 1)]
