@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from .config import Count
 from .errors import BadInput
@@ -26,6 +26,8 @@ class ChooseConfig:
     """How many; null is all."""
     doubts_of: tuple[str, ...] = ()
     """Reward models whose doubts come first; without any the order is random."""
+    by: Literal["d_optimal", "disagreement"] | None = None
+    """How their doubts are weighed (see `doubts`)."""
 
 
 def choose(config: ChooseConfig, order: Sequence[str] | None) -> None:

@@ -19,19 +19,26 @@ def add(stages: Stages) -> None:
     choose.add_argument(
         "--doubts-of", nargs="+", metavar="REWARD", help="first what divides these reward models (default: at random)"
     )
+    choose.add_argument("--by", choices=("d_optimal", "disagreement"), help="how their doubts are weighed, as in label")
     choose.set_defaults(run=_choose)
 
 
 def _choose(options: argparse.Namespace) -> None:
     from ..choose import ChooseConfig, choose
-    from ..label import doubtful_first
+    from ..doubts import doubtful_first
     from ..preferences import Pairs
 
-    plain = {"pool": options.pool, "out": options.out, "count": options.count, "doubts_of": options.doubts_of or ()}
+    plain = {
+        "pool": options.pool,
+        "out": options.out,
+        "count": options.count,
+        "doubts_of": options.doubts_of or (),
+        "by": options.by,
+    }
     config = configs.build(ChooseConfig, plain, "choose")
     order = None
     if config.doubts_of:
         from reward_models import load
 
-        order = doubtful_first(Pairs(config.pool), {name: load(name) for name in config.doubts_of})
+        order = doubtful_first(Pairs(config.pool), {name: load(name) for name in config.doubts_of}, config.by)
     choose(config, order)
