@@ -28,7 +28,9 @@ MAX_COLUMNS = 8
 def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the `finetune` run (or the comparison) in or at ``folder``, and its record."""
     here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
-    runs = [(path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "evaluate")]
+    runs = [
+        (path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "dpo", "evaluate")
+    ]
     if not runs:
         raise BadInput(
             f"{folder}: no finetune run in it; tune a generator first: accelerate launch scripts/finetune.py CONFIG"
@@ -111,10 +113,10 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def _deciding(record: dict[str, Any], run: Path) -> str:
-    told = record["config"].get("evaluation") or record["config"]
-    if "deciding" not in told:
+    found = record.get("deciding") or (record["config"].get("evaluation") or {}).get("deciding")
+    if found is None:
         raise BadInput(f"{run}/run.json: names no deciding judge")
-    return str(told["deciding"])
+    return str(found)
 
 
 def _step(found: Recorded) -> str:
