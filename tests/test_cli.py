@@ -271,6 +271,7 @@ def test_each_stage_has_its_thin_script():
         "plan",
         "choose",
         "loop",
+        "doctor",
     }
     assert stages() == {*SHIPPED, *others}
     called = {}

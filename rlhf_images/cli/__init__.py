@@ -62,6 +62,7 @@ def _tell(text: str) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     from . import choose, configured, evaluate, exchange, label, loop, plan, report, score, serve_reward
+    from . import configured, doctor, evaluate, exchange, label, plan, report, score, serve_reward
 
     top = argparse.ArgumentParser(
         prog="rlhf-images",
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
     for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan, choose, loop):
+    for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan, doctor):
         command.add(stages)
     return top
 

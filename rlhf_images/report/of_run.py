@@ -128,10 +128,10 @@ def _raised(evaluations: Sequence[Recorded]) -> list[Raised]:
 
 
 def _deciding(record: dict[str, Any], run: Path) -> str:
-    told = record["config"].get("evaluation") or record["config"]
-    if "deciding" not in told:
+    found = record.get("deciding") or (record["config"].get("evaluation") or {}).get("deciding")
+    if found is None:
         raise BadInput(f"{run}/run.json: names no deciding judge")
-    return str(told["deciding"])
+    return str(found)
 
 
 def _step(found: Recorded) -> str:

@@ -15,12 +15,17 @@ from .alarmed import alarmed
 from .content import Content
 from .details import diversity, reproduction, reward_model
 from .gallery import FILES, gallery
+from .generators import generators
 from .panels import curves, distributions
 from .verdict import verdict
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "verdict": ("Verdict", verdict),
+<<<<<<< HEAD
     "alarms": ("Alarms", alarmed),
+=======
+    "generators": ("Generators", generators),
+>>>>>>> main
     "gallery": ("Gallery", gallery),
     "curves": ("Curves", curves),
     "distributions": ("Distributions", distributions),
@@ -29,6 +34,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "reproduction": ("Reproduction", reproduction),
 }
 """Id (also the template's name) → heading and the function that makes the template's ``view``."""
+HIDDEN = ("generators",)
+"""Sections that are left out where there is nothing to show."""
 
 
 def write_report(path: Path, content: Content) -> None:
@@ -84,7 +91,9 @@ def _page(content: Content, views: dict[str, Any]) -> str:
         names=content.names,
         unfinished=content.unfinished,
         beside=bool(views["gallery"] is not None and views["gallery"].files),
-        sections=[(name, heading, views[name]) for name, (heading, _) in SECTIONS.items()],
+        sections=[
+            (name, heading, views[name]) for name, (heading, _) in SECTIONS.items() if name not in HIDDEN or views[name]
+        ],
         script=Markup(script),
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
