@@ -21,11 +21,8 @@ from .verdict import verdict
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "verdict": ("Verdict", verdict),
-<<<<<<< HEAD
-    "alarms": ("Alarms", alarmed),
-=======
     "generators": ("Generators", generators),
->>>>>>> main
+    "alarms": ("Alarms", alarmed),
     "gallery": ("Gallery", gallery),
     "curves": ("Curves", curves),
     "distributions": ("Distributions", distributions),
