@@ -164,6 +164,17 @@ def test_one_float_a_picture(reward, batch):
     assert all(part.shape == (8,) for part in scores.components.values())
 
 
+def test_a_posterior_is_the_one_of_its_std(reward, batch):
+    images, prompts = batch
+    if not reward.can.posterior:
+        with pytest.raises(NotImplementedError):
+            reward.doubts(images=images, prompts=prompts)
+        return
+    doubts = reward.doubts(images=images, prompts=prompts)
+    std = reward.score(images=images, prompts=prompts).std
+    torch.testing.assert_close(doubts.square().sum(1).sqrt(), std, rtol=1e-3, atol=1e-4)
+
+
 def test_says_who_it_is(reward):
     name, _, version = reward.id.rpartition("-")
     assert name
