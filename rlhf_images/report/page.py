@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ..files import write_atomically
 from . import words
+from .alarmed import alarmed
 from .content import Content
 from .details import diversity, reproduction, reward_model
 from .gallery import FILES, gallery
@@ -21,6 +22,7 @@ from .verdict import verdict
 SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "verdict": ("Verdict", verdict),
     "generators": ("Generators", generators),
+    "alarms": ("Alarms", alarmed),
     "gallery": ("Gallery", gallery),
     "curves": ("Curves", curves),
     "distributions": ("Distributions", distributions),
@@ -57,8 +59,9 @@ def page(content: Content) -> str:
     return _page(content, {name: view(content) for name, (_, view) in SECTIONS.items()})
 
 
-def _page(content: Content, views: dict[str, Any]) -> str:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates, with the words for numbers. Everything that is not ours is escaped."""
+    found = Environment(
         loader=PackageLoader("rlhf_images.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -66,10 +69,21 @@ def _page(content: Content, views: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     shown = (words.number, words.signed, words.percent, words.percent_range, words.duration)
-    environment.filters |= {function.__name__: function for function in shown}
-    script = "".join(_source(environment, name) for name in ("page.js", "gallery.js"))
-    style = "".join(_source(environment, name) for name in ("page.css", "gallery.css"))
-    return environment.get_template("page.html").render(
+    found.filters |= {function.__name__: function for function in shown}
+    return found
+
+
+def source(templates: Environment, name: str) -> str:
+    """Return a template as it stands: a style or a script."""
+    assert templates.loader is not None
+    return templates.loader.get_source(templates, name)[0]
+
+
+def _page(content: Content, views: dict[str, Any]) -> str:
+    templates = environment()
+    script = "".join(source(templates, name) for name in ("page.js", "gallery.js"))
+    style = "".join(source(templates, name) for name in ("page.css", "gallery.css"))
+    return templates.get_template("page.html").render(
         title=content.title,
         names=content.names,
         unfinished=content.unfinished,
@@ -81,8 +95,3 @@ def _page(content: Content, views: dict[str, Any]) -> str:
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
