@@ -85,6 +85,12 @@ class Policy:
         sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm * len(examples)
         return off
 
+    def check(self) -> None:
+        """Refuse weights that an update has made infinite: before they are sampled from, averaged or saved."""
+        norm = float(torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters.values()]))
+        if not math.isfinite(norm):
+            raise NonFinite(f"norm of the weights {norm:g} after the update; the step was refused; try a smaller lr")
+
     @property
     def averaged(self) -> bool:
         """Return whether an average of the weights is kept."""
