@@ -1,4 +1,4 @@
-"""Second lesson: which of two pictures people prefer (Bradley & Terry 1952), and how well that was learnt.
+"""Second lesson: which of two pictures people prefer (Bradley & Terry 1952).
 
 P(left is preferred) = σ(score(left) - score(right)). The loss takes soft labels: three votes to one, or a tie, are 0.75
 and 0.5. A ridge pulls the head to what the towers say alone, as a Gaussian prior of standard deviation 1/√ridge does.
@@ -8,19 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_images.config import Count, Positive, Weight
-from rlhf_images.statistics import mean_estimate
 
 from .comparisons import Comparisons, mean_one
 from .preference import PreferenceModel
-
-RESAMPLES = 2000
 
 
 @final
@@ -40,20 +34,6 @@ class BradleyTerryConfig:
     """Peak learning rate of the image tower; 0 leaves it as it is, which a few hundred pairs are better with."""
     weight_decay: Weight = 0.05
     """Decoupled weight decay of the image tower."""
-
-
-@final
-@dataclass(frozen=True)
-class Agreement:
-    """How a model agrees with votes. Pairs whose votes are tied are left out of the accuracy, not of the loss."""
-
-    accuracy: float | None
-    interval: tuple[float, float] | None
-    """95 % of the accuracy, by a bootstrap over groups of pairs."""
-    nll: float
-    """Mean -q log p - (1-q) log(1-p), in nats a pair; ln 2 = 0.693 is guessing."""
-    decided: int
-    """How many pairs were not tied."""
 
 
 def learn(
@@ -78,7 +58,7 @@ def learn(
         tower = list(network.clip.visual.requires_grad_(True).parameters())
         groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
     else:
-        inputs = {"evidence": _evidence(model, data, pictures)}
+        inputs = {"evidence": evidence(model, data, pictures)}
     batch, strength = min(config.batch, len(train)), config.ridge / data.weight[train].sum().item()
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
@@ -106,26 +86,13 @@ def learn(
 @torch.no_grad()
 def scores(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
     """Return the score of every picture of ``data`` ``(N,)``."""
-    score: Tensor = model.network(_evidence(model, data, pictures).to(model.device))
+    score: Tensor = model.network(evidence(model, data, pictures).to(model.device))
     return score.cpu()
 
 
-def agreement(score: Tensor, data: Comparisons, pairs: list[int], group: NDArray[np.int64], seed: int) -> Agreement:
-    """Return how ``score (N,)`` agrees with the votes on ``pairs``, whose ``group (P,)`` says which err together."""
-    margin = score[data.left[pairs]] - score[data.right[pairs]]
-    target = data.target[pairs]
-    nll = binary_cross_entropy_with_logits(margin, target).item()
-    decided = (target != 0.5).numpy()
-    if not decided.any():
-        return Agreement(None, None, round(nll, 6), 0)
-    correct = torch.where(margin == 0, 0.5, ((margin > 0) == (target > 0.5)).float()).numpy()[decided]
-    estimate = mean_estimate(correct, group[pairs][decided].tolist(), seed, RESAMPLES)
-    interval = (round(estimate.low, 6), round(estimate.high, 6))
-    return Agreement(round(estimate.value, 6), interval, round(nll, 6), estimate.n)
-
-
 @torch.no_grad()
-def _evidence(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
+def evidence(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
+    """Return what speaks for every picture of ``data`` ``(N, D)``."""
     texts = model.texts(data.prompts)
     parts = zip(torch.split(pictures, 256), torch.split(texts, 256), strict=True)
     return torch.cat([model.network.evidence(pixels.to(model.device), text).cpu() for pixels, text in parts])

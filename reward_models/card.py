@@ -1,10 +1,11 @@
-"""The card of a trained reward model: how far to trust it, in numbers and in words."""
+"""The card of a trained reward model: how far to trust it, in numbers. Its words are in `card_text`."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, final
 
-from .bradley_terry import RESAMPLES
+from .bias import Leaning
+from .learning_curve import LearningCurve
+from .measures import Bin, Part
 
 TIES = "pairs whose votes are tied are left out of the accuracies"
 
@@ -24,9 +25,27 @@ class SplitCard:
 
 @final
 @dataclass(frozen=True)
+class Measured:
+    """The long parts. All but the learning curve are of the held-out pairs."""
+
+    calibration: list[Bin]
+    """Chance that was given to the favourite, and how often it was preferred."""
+    tie_curve: list[Bin]
+    """Distance of the scores (``expected``), and share of ties (``observed``)."""
+    by_annotator: dict[str, Part]
+    by_criterion: dict[str, Part]
+    learning_curve: LearningCurve | None
+    """None where the model has no evidence on which its last layer is linear."""
+    bias: dict[str, Leaning]
+    """By property; empty where the probe was switched off."""
+
+
+@final
+@dataclass(frozen=True)
 class Card:
     """Everything that was measured. Accuracies are shares of decided pairs; log-likelihoods are in nats a pair."""
 
+    family: str
     held_out_accuracy: float | None
     """Agreement with the votes on pairs held out; None where there are none."""
     held_out_accuracy_ci: tuple[float, float] | None
@@ -42,25 +61,19 @@ class Card:
     split: SplitCard
     nll: float | None
     """Negative log-likelihood of the held-out votes; ln 2 = 0.693 is guessing."""
+    ece: float | None
+    """Expected calibration error on the decided held-out pairs, ten bins of equally many."""
     train_accuracy: float | None
     train_nll: float
     score_std: float
     """Standard deviation of the scores of the training pictures, in log-odds."""
     head: dict[str, float]
-    """Log-odds for one standard deviation of the cosine and of each statistic of a picture."""
-    recognise: dict[str, Any] | None
-    """How well the towers know what the captions name, where they learnt it."""
-    alarm: str | None
-    """Why the model must not be used, or None."""
-
-
-def alarm(score_std: float, train_nll: float) -> str | None:
-    """Return the sign of a head that learnt nothing: constant scores, or a loss that is still a guess's, ln 2."""
-    if score_std < 1e-4:
-        return f"dead head: the scores of the training pictures differ by only {score_std:.1e}; do not use this model"
-    if abs(train_nll - math.log(2)) < 1e-3:
-        return f"dead head: the loss on the training pairs is a guess's, {train_nll:.4f} (ln 2); do not use this model"
-    return None
+    """Log-odds for one standard deviation of what has a name."""
+    told: dict[str, Any]
+    """What the family tells of itself."""
+    alarms: list[str]
+    """Why the model, or what is said of it here, must not be believed."""
+    measured: Measured
 
 
 def verdict(card: Card) -> str:
@@ -73,53 +86,3 @@ def verdict(card: Card) -> str:
         f"The reward model agrees with {card.held_out_accuracy:.0%} of the held-out votes (95 %: {low:.0%} to"
         f" {high:.0%}; {card.pairs_held_out} pairs, after {card.pairs_train} to learn from{best})."
     )
-
-
-def as_markdown(card: Card) -> str:
-    """Return the card for a person."""
-    rows = [
-        ("Held-out accuracy", _percent(card.held_out_accuracy)),
-        ("95 % interval", " to ".join(map(_percent, card.held_out_accuracy_ci)) if card.held_out_accuracy_ci else "–"),
-        ("Ceiling of the annotators", _percent(card.ceiling)),
-        ("Accuracy ÷ ceiling", _percent(card.accuracy_of_ceiling)),
-        ("Held-out log-loss, nats (a guess: 0.693)", "–" if card.nll is None else f"{card.nll:.3f}"),
-        ("Accuracy, log-loss on the training pairs", f"{_percent(card.train_accuracy)}, {card.train_nll:.3f}"),
-        ("Pairs to train on", str(card.pairs_train)),
-        ("Pairs held out, of these tied", f"{card.pairs_held_out}, {card.pairs_held_out_tied}"),
-        ("Standard deviation of the scores, log-odds", f"{card.score_std:.2f}"),
-    ]
-    if card.recognise:
-        known = f"{_percent(card.recognise['held_out_accuracy'])} of {card.recognise['captions']}"
-        rows.append(("Held-out captioned pictures given their caption", known))
-    weights = [(name, f"{weight:+.2f}") for name, weight in card.head.items()]
-    return "\n".join(
-        [
-            "# Reward model",
-            "",
-            *([f"**Alarm: {card.alarm}.**", ""] if card.alarm else []),
-            verdict(card),
-            "",
-            *_table(("what", "value"), rows),
-            "",
-            f"Split by {card.split.by}: no {card.split.by} is on both sides ({card.split.groups_held_out} groups held"
-            f" out, hash `{card.split.hash}`). The interval resamples these groups {RESAMPLES} times; {TIES}.",
-            "",
-            "## What it likes",
-            "",
-            "Log-odds of being preferred for one standard deviation more of each; the cosine is that between picture"
-            " and prompt. The features of the picture weigh in besides.",
-            "",
-            *_table(("what", "log-odds"), weights),
-            "",
-            "The score is in log-odds against the average training picture. It is a guess outside what was voted on.",
-            "",
-        ]
-    )
-
-
-def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:
-    return [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"

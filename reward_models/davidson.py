@@ -150,3 +150,14 @@ class Newton:
         while loss(length) > before - 1e-4 * length * decrement and length > 1e-6:
             length /= 2
         return w - length * step, d - length * along
+
+
+def reduced(difference: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the directions ``(D, K)`` that differences ``(P, D)`` span, and them in those ``(P, K)``.
+
+    Where there are more features than pairs, w never leaves that span. None stands for all directions.
+    """
+    if difference.shape[1] <= difference.shape[0]:
+        return None, difference
+    span, inner = torch.linalg.qr(difference.T)
+    return span, inner.T

@@ -5,14 +5,14 @@ its votes are, how it is measured and where it is written is the stage's busines
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor
 
-from rlhf_images.preferences.pairs import Pairs
+from rlhf_images.preferences.pairs import LabelledPair, Pairs
 from rlhf_images.reward import Reward
 
 from .comparisons import Comparisons, Split
@@ -25,6 +25,8 @@ class Lesson:
 
     pairs: Pairs
     """The folder, for its pictures."""
+    labelled: Sequence[LabelledPair]
+    """The pairs, in the order of ``data``."""
     data: Comparisons
     split: Split
     seed: int
@@ -40,6 +42,11 @@ class Taught:
     """Writes it into a folder."""
     score: Tensor
     """Of every picture of the lesson ``(N,)``, in float32 on the CPU; a difference is in log-odds."""
+    evidence: Tensor | None = None
+    """Of every picture ``(N, D)``, where the last layer of the model is linear on it and it was not learnt from votes:
+    the learning curve is measured on it."""
+    spread: float | None = None
+    """A priori standard deviation of a score under the ridge on that layer; chosen anew for the curve if None."""
     tastes: Mapping[str, float] = field(default_factory=dict)
     """Log-odds of one standard deviation more of what has a name."""
     told: Mapping[str, Any] = field(default_factory=dict)
@@ -48,6 +55,9 @@ class Taught:
 
 class Family(ABC):
     """A way of learning from votes."""
+
+    name: str
+    """Its tag in the config."""
 
     @abstractmethod
     def taught(self, lesson: Lesson) -> Taught:

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import nn
 
-from .bradley_terry import BradleyTerryConfig, learn, scores
+from .bradley_terry import BradleyTerryConfig, evidence, learn, scores
 from .comparisons import pictures
 from .family import Family, Lesson, Taught
 from .preference import PreferenceModel
@@ -47,8 +47,9 @@ class TowersConfig(Family):
             recognised = recognise(model, self.recognise, lesson.seed) if self.recognise else None
             learn(model, lesson.data, seen, lesson.split.train, self.bradley_terry, lesson.seed)
             score = scores(model, lesson.data, seen)
-        told = {"recognise": asdict(recognised)} if recognised else {}
-        return Taught(model, model.save, score, model.tastes(), told)
+            frozen = None if self.bradley_terry.tower_lr else evidence(model, lesson.data, seen)
+        told = {"recognised": asdict(recognised)} if recognised else {}
+        return Taught(model, model.save, score, frozen, None, model.tastes(), told)
 
 
 @contextmanager

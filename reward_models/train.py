@@ -15,14 +15,16 @@ from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
 from rlhf_images.preferences.pairs import Pairs
-from rlhf_images.preferences.summary import summarise
+from rlhf_images.preferences.summary import Summary, summarise
 from rlhf_images.progress import say
 from rlhf_images.runs import Run
 
-from .bradley_terry import agreement
-from .card import TIES, Card, SplitCard, alarm, as_markdown, verdict
+from .card import verdict
+from .card_text import as_markdown
 from .comparisons import compared, split
-from .family import Lesson, Taught
+from .family import Lesson
+from .measured import card_of
+from .picture_page import picture_page
 from .towers import TowersConfig
 from .train_clip import ClipConfig
 from .train_head import HeadConfig
@@ -54,6 +56,8 @@ class TrainRewardConfig:
     """Share of the pairs kept aside to measure the model on; the others teach it."""
     model: AnyFamily = field(default_factory=TowersConfig)
     """The family of models, by its ``name``, and how it learns."""
+    probed: NonNegative = 16
+    """Held-out pictures that are edited in twelve ways to see what the model leans on; 0 saves that time."""
 
 
 def train_reward(config: TrainRewardConfig) -> None:
@@ -74,61 +78,41 @@ def train_reward(config: TrainRewardConfig) -> None:
     labelled = [vote for vote in labelled if vote.pair.pair not in unread]
     if not labelled:
         raise BadInput(f"{config.pairs}: no labelled pair can be read; every one of {len(unread)} was set aside")
-    ceiling = noise_ceiling(pairs, config.annotator)
-    lesson = Lesson(pairs, compared(labelled), split(labelled, config.held_out, config.seed), config.seed)
+    summary = summarise(pairs)
+    ceiling = noise_ceiling(pairs, config.annotator, summary)
+    division = split(labelled, config.held_out, config.seed)
+    lesson = Lesson(pairs, labelled, compared(labelled), division, config.seed)
     with isolated_randomness(config.seed):
         run.save()
         taught = config.model.taught(lesson)
-    card = _card(taught, lesson, ceiling)
+    shown = taught.score[lesson.data.shown(division.train)]
+    taught.model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
+    card = card_of(config.model.name, taught, lesson, summary, ceiling, config.annotator, config.probed)
     taught.save(run.folder)
     write_json(run.folder / "card.json", asdict(card))
     write_atomically(run.folder / "CARD.md", as_markdown(card).encode())
+    title = run.folder.name
+    page = picture_page(title, verdict(card), card.alarms, pairs, lesson.data, division, taught.score)
+    write_atomically(run.folder / "pictures.html", page)
     run.save(
         finished=True, set_aside=unread, held_out_accuracy=card.held_out_accuracy, ceiling=card.ceiling, nll=card.nll
     )
-    if card.alarm:
-        say(f"ALARM, {card.alarm}")
+    for alarm in card.alarms:
+        say(f"ALARM, {alarm}")
     say(verdict(card))
-    say(f"The reward model is in {config.out}; {config.out}/CARD.md says how far to trust it.")
+    if card.measured.learning_curve:
+        say(card.measured.learning_curve.words)
+    say(f"The reward model is in {config.out}; CARD.md there says how far to trust it, pictures.html what it likes.")
 
 
-def _card(taught: Taught, lesson: Lesson, ceiling: float | None) -> Card:
-    """Return what was measured of the model, which is given its reference distribution."""
-    data, division, score = lesson.data, lesson.split, taught.score
-    learnt = agreement(score, data, division.train, division.group, lesson.seed)
-    tested = agreement(score, data, division.held_out, division.group, lesson.seed) if division.held_out else None
-    shown = score[data.shown(division.train)]
-    taught.model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
-    spread = round(shown.std(correction=0).item(), 6)
-    accuracy = tested.accuracy if tested else None
-    return Card(
-        held_out_accuracy=accuracy,
-        held_out_accuracy_ci=tested.interval if tested else None,
-        ceiling=ceiling,
-        accuracy_of_ceiling=round(accuracy / ceiling, 6) if accuracy is not None and ceiling else None,
-        pairs_train=len(division.train),
-        pairs_held_out=len(division.held_out),
-        pairs_held_out_tied=len(division.held_out) - tested.decided if tested else 0,
-        ties=TIES,
-        split=SplitCard(division.by, len(set(division.group[division.held_out].tolist())), division.hash),
-        nll=tested.nll if tested else None,
-        train_accuracy=learnt.accuracy,
-        train_nll=learnt.nll,
-        score_std=spread,
-        head={name: round(weight, 4) for name, weight in taught.tastes.items()},
-        recognise=taught.told.get("recognise"),
-        alarm=alarm(spread, learnt.nll),
-    )
-
-
-def noise_ceiling(pairs: Pairs, annotator: str | None = None) -> float | None:
+def noise_ceiling(pairs: Pairs, annotator: str | None = None, summary: Summary | None = None) -> float | None:
     """Return the mean of the annotators' ceilings, each weighted by its votes, or None where none is known.
 
     A script's is 1 - noise, in the card ``labels/<annotator>.json`` that ``label`` leaves beside its votes. A person's
     follows from how often they repeat themselves on pairs that came back, once `ENOUGH_REPEATS` did. With ``annotator``
     it is that one's alone.
     """
-    people = summarise(pairs).annotators
+    people = (summary or summarise(pairs)).annotators
     ceilings = {
         person.annotator: person.ceiling[0]
         for person in people

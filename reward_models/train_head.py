@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
-from torch import Tensor
 
 from rlhf_images.config import Positive
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences.pairs import Pairs
 
 from .cross_validation import Chosen, choose, ridge_of
-from .davidson import Newton, Votes
+from .davidson import Newton, Votes, reduced
 from .extractors import Blocks, Extractor, FeaturesConfig, extractors
 from .family import Family, Lesson, Taught
 from .feature_cache import FeatureCache, decoded_before
@@ -52,7 +51,7 @@ class HeadConfig(Family):
             "tie_width": round(learnt.width, 4),
             "folds": chosen.folds,
         }
-        return Taught(head.to(device), head.save, score, head.tastes(), told)
+        return Taught(head.to(device), head.save, score, x, chosen.spread, head.tastes(), told)
 
     def decoded(self, pairs: Pairs) -> set[str]:
         """Return the pictures of which features are kept."""
@@ -81,7 +80,7 @@ def learn(blocks: Blocks, lesson: Lesson, spread: float | None) -> tuple[Learnt,
     x = scale(torch.cat(list(blocks.values()), 1), sizes).double()
     center = x[shown].mean(0)
     difference = x[data.left[train]] - x[data.right[train]]
-    span, inner = _reduced(difference)
+    span, inner = reduced(difference)
     votes = Votes.of(data)[train]
     prior_variance = float((x[shown] - center).square().sum(1).mean())
     chosen = choose(inner, votes, lesson.split.group[train], prior_variance, lesson.seed, spread)
@@ -93,14 +92,3 @@ def learn(blocks: Blocks, lesson: Lesson, spread: float | None) -> tuple[Learnt,
     posterior = Posterior.of(hessian, ridge, span, directions(x.shape[1])).scaled(1 / chosen.temperature)
     learnt = Learnt(scale, weights.float(), chosen.width, posterior.to("cpu", torch.float32))
     return learnt, chosen
-
-
-def _reduced(difference: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the directions ``(D, K)`` that differences ``(P, D)`` span, and them in those ``(P, K)``.
-
-    Where there are more features than pairs, w never leaves that span. None stands for all directions.
-    """
-    if difference.shape[1] <= difference.shape[0]:
-        return None, difference
-    span, inner = torch.linalg.qr(difference.T)
-    return span, inner.T

@@ -73,7 +73,7 @@ class Side:
         self.tuned: Path | None = None
         self.finetune: FinetuneConfig | None = None
         if self.pairs is None and path.is_dir() and not (path / "model_index.json").is_file():
-            _, self.tuned, record = find_run(path)
+            self.tuned, record = find_run(path)
             self.finetune = build(FinetuneConfig, record["config"], f"{self.tuned}/run.json")
 
     @property

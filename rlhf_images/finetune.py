@@ -5,27 +5,28 @@ process has a contiguous slice of these global indices. Sizes are totals over al
 changes nothing except memory.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from . import recorded
-from .alarms import Alarm, write_alarms
+from .alarms import Alarm
 from .algorithms import Examples, Scored
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
-from .finetune_config import FIELDS, FinetuneConfig
+from .finetune_config import FIELDS, FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
+from .monitor import keep_evaluation
 from .policy import Policy
 from .processes import Processes
 from .progress import progress, say
@@ -33,11 +34,12 @@ from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
 from .reference import adopt, keep, kept, measured
+from .report import refresh
 from .reward import Reward, RewardSpec, Scores
 from .runs import Run
 from .sampling import Rollout
 from .scoring import gathered_scores
-from .track import Clock, Log, check_trackers, keep_evidence, save_grid, start_trackers
+from .track import Clock, Log, check_trackers, keep_evidence, start_trackers
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -50,21 +52,53 @@ ROUNDING = 1e-5
 """How far a likelihood ratio is from 1 where only the order of additions in float32 differs."""
 
 
-@final
 @dataclass(frozen=True)
-class Parts:
-    """What a run works with."""
+class Tuning(ABC):
+    """Abstract: what the rounds of a run work with, whatever they learn from."""
 
-    config: FinetuneConfig
+    config: TuningConfig
     processes: Processes
     run: Run
-    stream: PromptStream
     reward: Reward
+    """The trained one, or (`dpo`) one that only watches."""
     evaluator: Evaluator
     policy: Policy
-    statistics: PromptStatistics
     metrics: Log
     evaluations: Log
+
+    @abstractmethod
+    def learn(self, step: int) -> dict[str, float]:
+        """Take one step and return its metrics."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return plain values that a checkpoint has to keep besides the policy."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+
+
+@final
+@dataclass(frozen=True)
+class Parts(Tuning):
+    """What a run against a reward works with."""
+
+    config: FinetuneConfig
+    stream: PromptStream
+    statistics: PromptStatistics
+
+    def learn(self, step: int) -> dict[str, float]:
+        """Sample, score, compare and learn."""
+        return learn(self, step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the last scores of every prompt."""
+        return {"prompt_statistics": self.statistics.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.statistics.restore(state.get("prompt_statistics", {}))
 
 
 def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
@@ -74,34 +108,44 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
+    return rounds(processes, partial(_assembled, config, load_reward, processes, run), "reward")
+
+
+def rounds(processes: Processes, assembled: Callable[[], Tuning], shown: str) -> None:
+    """Tune what ``assembled`` gives, with the metric ``shown`` beside the bar; save the weights.
+
+    Whatever stops one process stops all of them, from the loading on.
+    """
     with processes.watched():
         with processes.agreed():
-            parts = _assembled(config, load_reward, processes, run)
+            parts = assembled()
         start = _resumed(parts)
         with Interruption() as interruption:
-            _learn_all(parts, start, interruption)
+            _learn_all(parts, start, interruption, shown)
         _finish(parts)
     processes.accelerator.end_training()
-    return say(f"tuned weights saved to {config.out}")
+    return say(f"tuned weights saved to {parts.config.out}")
 
 
-def _learn_all(parts: Parts, start: int, interruption: Interruption) -> None:
+def _learn_all(parts: Tuning, start: int, interruption: Interruption, shown: str) -> None:
     """Take every step that is left, with the evaluations and checkpoints that are due between them."""
     config, processes, run = parts.config, parts.processes, parts.run
     note = dict[str, str]()
-    for step in progress(range(start, config.steps), "finetune", config.steps, start, note):
+    for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
         try:
-            metrics = learn(parts, step)
+            metrics = parts.learn(step)
         except Stop as stop:
             with suppress(OSError):
                 run.save()
-            raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
+            if isinstance(stop, NonFinite | RewardFailed):
+                raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
+            raise
         done, last = step + 1, step + 1 == config.steps
         processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
         processes.accelerator.log(metrics, step=done)
         if step == start and "ratio_off" in metrics:
             say(_ratio_said(metrics["ratio_off"]))
-        note["reward"] = f"{metrics['reward']:.3f}"
+        note[shown] = f"{metrics[shown]:.3f}"
         stopping = processes.any(interruption.signal != 0 or processes.orphaned)
         raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
         alarmed = config.stop_on_alarm and processes.any(bool(raised))
@@ -187,14 +231,14 @@ def _assembled(
     policy = Policy(generator, names, config.optimizer, processes)
     statistics = PromptStatistics(config.prompt_statistics)
     metrics, evaluations = (Log(run.folder / f"{name}.jsonl", writes=run.writes) for name in ("metrics", "evaluations"))
-    return Parts(config, processes, run, stream, reward, evaluator, policy, statistics, metrics, evaluations)
+    return Parts(config, processes, run, reward, evaluator, policy, metrics, evaluations, stream, statistics)
 
 
-def _resumed(parts: Parts) -> int:
+def _resumed(parts: Tuning) -> int:
     """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
     parts.processes.wait()
     state = parts.policy.restore(parts.run.folder / "checkpoints")
-    parts.statistics.restore(state.get("prompt_statistics", {}))
+    parts.restore(state)
     start = int(state["step"])
     if parts.processes.largest(start) != -parts.processes.largest(-start):
         raise BadInput(f"{parts.config.out}: the processes find different checkpoints; they must share this folder")
@@ -211,7 +255,8 @@ def _resumed(parts: Parts) -> int:
 
     def write() -> None:
         parts.run.note_changes(start)
-        parts.run.save(scored_by=scored_by)
+        labelled = parts.reward.reference
+        parts.run.save(scored_by=scored_by, highest_labelled=float(labelled.max()) if len(labelled) else None)
         if references:
             keep(parts.run.folder, references)
         for log in (parts.metrics, parts.evaluations):
@@ -227,7 +272,7 @@ def _resumed(parts: Parts) -> int:
     return start
 
 
-def _measured(parts: Parts) -> dict[str, list[float]]:
+def _measured(parts: Tuning) -> dict[str, list[float]]:
     """Return by what the reward has to be normalised, if it has: its scores of the base generator's pictures."""
     if not parts.reward.unmeasured():
         return {}
@@ -235,19 +280,19 @@ def _measured(parts: Parts) -> dict[str, list[float]]:
     return measured(parts.reward, lambda part: parts.evaluator.scores(part, drawn))
 
 
-def _checkpoint(parts: Parts, done: int) -> None:
+def _checkpoint(parts: Tuning, done: int) -> None:
     """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
 
     def write() -> None:
         for log in (parts.metrics, parts.evaluations):
             log.sync()
-        parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
+        parts.policy.save(parts.run.folder / "checkpoints", done, parts.state())
         parts.run.save()
 
     parts.processes.written(write)
 
 
-def _finish(parts: Parts) -> None:
+def _finish(parts: Tuning) -> None:
     """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
 
     def write() -> None:
@@ -255,6 +300,7 @@ def _finish(parts: Parts) -> None:
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
         parts.run.save(finished=True)
+        refresh(parts.run.folder)
 
     parts.processes.written(write)
 
@@ -334,34 +380,21 @@ def _ratio_said(off: float) -> str:
     )
 
 
-def _evaluate(parts: Parts, done: int) -> list[Alarm]:
-    """Record the fixed prompts and seeds after ``done`` steps, with the adapters, and log the scores.
+def _evaluate(parts: Tuning, done: int) -> list[Alarm]:
+    """Evaluate the fixed prompts and seeds after ``done`` steps, and let the main process keep what came of it.
 
     Return the alarms that come up, on the main process.
     """
-    config, run = parts.config, parts.run
-    seeds, raised = config.evaluation.seeds_per_prompt, list[Alarm]()
+    run, raised = parts.run, list[Alarm]()
     with parts.policy.kept():
-        evaluation = parts.evaluator.evaluate(parts.policy.generator, seeds)
-
-        def adapters(folder: Path) -> None:
-            if config.lora is not None and done:
-                save_trained(parts.policy.generator, config.lora, folder)
+        evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
 
         def write() -> None:
-            kept = recorded.kept_rows(
-                len(parts.evaluator.prompts), seeds, config.evaluation.kept_prompts, config.evaluation.kept_seeds
-            )
-            with disk_errors(run.folder):
-                now = recorded.record(recorded.place(run.folder, done), evaluation, kept, done, adapters)
-            base = recorded.base_of(run.folder)
-            gone = recorded.drift(now, base) if base is not None else {}
-            row = {**evaluation.means(), **gone}
+            row, alarms = keep_evaluation(run.folder, parts.config, parts.policy.generator, evaluation, done)
             parts.evaluations.add({"step": done, **row})
             parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
-            save_grid(run.folder / "samples" / f"step_{done:06d}.png", evaluation.images, evaluation.prompts)
-
-            raised.extend(alarm for alarm in write_alarms(run.folder) if alarm.step == done)
+            raised.extend(alarms)
+            refresh(run.folder)
 
         parts.processes.written(write)
     for alarm in raised:

@@ -1,6 +1,7 @@
 """Stage `generate`: pictures of prompts from any diffusers pipeline, laid out in pairs for labelling."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -10,7 +11,8 @@ from .config import Count, NonNegative
 from .data import encode
 from .errors import NonFinite
 from .generators import Generator, GeneratorConfig
-from .preferences import Pairs, Picture, PreferencePair
+from .generators.lora import load_trained
+from .preferences import Pairs, Picture, PreferencePair, latents
 from .preferences.pairs import picture_id
 from .progress import progress, say
 from .prompts import read_prompts
@@ -30,10 +32,14 @@ class GenerateConfig:
     """``digits``, a text file with one prompt a line, or a list."""
     out: str
     """Folder of the pairs."""
+    tuned: str | None = None
+    """A finetune run whose weights the pipeline gets, or a folder with a LoRA; null draws with the pipeline alone."""
     pairs_per_prompt: Count = 4
     """Each pair has two pictures of its own, which no other pair shows."""
     seed: NonNegative = 0
     """Of the pictures."""
+    keep_latents: bool = True
+    """Keep the latents beside the pictures, which spares `dpo` the encoder; 0.25 MB each for SD3 at 512²."""
     micro_size: Count = 64
     """Pictures sampled at a time."""
 
@@ -42,7 +48,7 @@ FIELDS = Fields(
     frozen="""
         generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
         generator.height generator.width generator.dtype generator.call generator.compile generator.attention
-        prompts pairs_per_prompt seed
+        prompts tuned pairs_per_prompt keep_latents seed
     """,
     free="""
         out micro_size
@@ -54,23 +60,28 @@ FIELDS = Fields(
 
 def generate(config: GenerateConfig) -> None:
     """Draw the pictures and write the folder of pairs."""
-    run = Run("generate", config, config.out, inputs=(config.generator.path,), fields=FIELDS)
+    run = Run("generate", config, config.out, inputs=_inputs(config), fields=FIELDS)
     if run.finished:
         return say(f"{config.out}: already generated")
     prompts = read_prompts(config.prompts)
     generator = Generator.load(config.generator, "cuda" if torch.cuda.is_available() else "cpu")
     generator.remember(prompts)
+    if config.tuned is not None:
+        load_trained(generator, Path(config.tuned))
     run.save()
     wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
     pictures: list[tuple[bytes, Picture]] = []
-    settings = asdict(config.generator)
+    settings = asdict(config.generator) | ({"run": config.tuned} if config.tuned else {})
     starts = range(0, len(wanted), config.micro_size)
     for start in progress(starts, "generate"):
         index = list(range(start, min(start + config.micro_size, len(wanted))))
         part = [wanted[i] for i in index]
-        for i, prompt, image in zip(index, part, _images(generator, part, index, config.seed), strict=True):
-            data = encode(image)
+        images, x0 = _drawn(generator, part, index, config.seed)
+        for row, (i, prompt) in enumerate(zip(index, part, strict=True)):
+            data = encode(images[row])
             pictures.append((data, Picture(picture_id(data), prompt, config.seed, i, settings)))
+            if config.keep_latents:
+                latents.keep(run.folder, picture_id(data), x0[row])
     ids = [picture.id for _, picture in pictures]
     pairs = [
         PreferencePair(f"{i // 2:06d}", wanted[i], ids[i], ids[i + 1])
@@ -82,8 +93,13 @@ def generate(config: GenerateConfig) -> None:
     return say(f"{len(pairs)} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
 
 
-def _images(generator: Generator, prompts: list[str], index: list[int], seed: int) -> torch.Tensor:
-    images = sample(generator, prompts, index, Randomness(seed), len(prompts)).images
-    if not bool(torch.isfinite(images).all()):
+def _inputs(config: GenerateConfig) -> tuple[str, ...]:
+    return (config.generator.path, *((config.tuned,) if config.tuned else ()))
+
+
+def _drawn(generator: Generator, prompts: list[str], index: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pictures and the latents that they were decoded from."""
+    drawn = sample(generator, prompts, index, Randomness(seed), len(prompts))
+    if not bool(torch.isfinite(drawn.images).all()):
         raise NonFinite("a drawn picture is not finite; try generator.dtype bfloat16 or float32")
-    return images
+    return drawn.images, drawn.x0

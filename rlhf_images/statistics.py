@@ -10,9 +10,12 @@ from typing import Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped,unused-ignore]
 
 LEVEL = 0.95
+FLIPS = 9999
+"""Sign flips of a permutation test at the most."""
 DIVERSITY_SIDE = 32
 """Pictures larger than this, in pixels, are averaged down before they are compared."""
 CONSTANT = 1e-6
@@ -70,6 +73,50 @@ def mean_estimate(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0
     )
 
 
+@final
+@dataclass(frozen=True)
+class PairedTests:
+    """Two-sided p-values of "no change" over ``units``: the mean change of each cluster, or of each pair if alone."""
+
+    sign: float
+    """Exact binomial test of how many rose; those without a change are left out."""
+    wilcoxon: float
+    """Wilcoxon's signed ranks."""
+    permutation: float
+    """Sign flips of the mean: all of them where that is few, else `FLIPS` drawn ones."""
+    units: int
+
+
+def paired_tests(differences: ArrayLike, clusters: Sequence[Hashable], seed: int = 0) -> PairedTests | None:
+    """Return three tests of ``differences (N,)``, one observation a cluster; None where nothing can be tested.
+
+    Pictures of a prompt are not independent, so a prompt counts once, whatever the number of its pictures.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    members = _numbered(clusters)
+    if len(values) != len(members) or not np.isfinite(values).all():
+        raise ValueError(f"{len(values)} differences, {len(members)} clusters: as many of each, and finite ones")
+    if len(set(clusters)) >= 2:
+        values = np.bincount(members, values) / np.bincount(members)
+    rose, fell = int((values > 0).sum()), int((values < 0).sum())
+    if len(values) < 2 or rose + fell == 0:
+        return None
+    flips = stats.permutation_test(
+        (values,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(seed),
+    )
+    return PairedTests(
+        sign=float(stats.binomtest(rose, rose + fell).pvalue),
+        wilcoxon=float(stats.wilcoxon(values[values != 0]).pvalue),
+        permutation=float(flips.pvalue),
+        units=len(values),
+    )
+
+
 def diversity(images: Iterable[ArrayLike], prompts: Sequence[str]) -> float:
     """Return how different the pictures ``(N, 3, H, W)`` of one prompt are, averaged over ``prompts (N,)``.
 
@@ -79,15 +126,21 @@ def diversity(images: Iterable[ArrayLike], prompts: Sequence[str]) -> float:
     nothing. Two constant pictures correlate 1, a constant one with any other 0. A prompt with one picture is skipped;
     if that leaves none, or a pixel is not finite, it is a `ValueError`. A GPU tensor must be moved to the CPU first.
     """
-    thumbnails = [_centred(image) for image in images]
-    if len(thumbnails) != len(prompts):
-        raise ValueError(f"{len(thumbnails)} pictures and {len(prompts)} prompts")
-    members = _numbered(prompts)
-    groups = [[thumbnails[i] for i in np.flatnonzero(members == number)] for number in range(len(set(prompts)))]
-    spreads = [_spread(np.stack(group)) for group in groups if len(group) >= 2]
+    spreads = list(diversity_by_prompt(images, prompts).values())
     if not spreads:
         raise ValueError("diversity needs at least two pictures of one prompt")
     return float(np.mean(spreads))
+
+
+def diversity_by_prompt(images: Iterable[ArrayLike], prompts: Sequence[str]) -> dict[str, float]:
+    """Return the `diversity` of each prompt that has two pictures or more, in order of first appearance."""
+    thumbnails = [_centred(image) for image in images]
+    if len(thumbnails) != len(prompts):
+        raise ValueError(f"{len(thumbnails)} pictures and {len(prompts)} prompts")
+    groups: dict[str, list[NDArray[np.float64]]] = {}
+    for prompt, centred in zip(prompts, thumbnails, strict=True):
+        groups.setdefault(prompt, []).append(centred)
+    return {prompt: _spread(np.stack(group)) for prompt, group in groups.items() if len(group) >= 2}
 
 
 def distances(images: Iterable[ArrayLike], others: Iterable[ArrayLike]) -> NDArray[np.float64]:

@@ -74,3 +74,10 @@ class Signed(Reward):
         """Return the mean of all pixels; the sign is a checksum in [0, 1)."""
         signs = [zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes()) / 2**32 for image in images]
         return Scores.of(images.flatten(1).mean(1), components={"sign": torch.tensor(signs, device=images.device)})
+
+
+def raises_on_the_second_process(images, prompts):
+    """Brightness, where it can be had."""
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("only here")
+    return brightness(images, prompts)

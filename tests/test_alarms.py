@@ -7,9 +7,12 @@ from planted import HACKS
 from torch.nn.functional import interpolate
 
 from rlhf_images import recorded
+from rlhf_images.alarm_pairs import alarm_pairs
 from rlhf_images.alarms import CHECKS, DRIFT, alarms, drifts, write_alarms
 from rlhf_images.data import DIGIT_CAPTIONS, digits
+from rlhf_images.errors import BadInput
 from rlhf_images.evaluator import Evaluation
+from rlhf_images.preferences import Event, Pairs
 from rlhf_images.signs import SIGNS, Shared, overlay, signs
 
 SEEDS = 6
@@ -173,3 +176,34 @@ def test_an_overlay_is_what_all_pictures_share_and_not_what_each_does_for_itself
     assert overlay(own.mean, before.mean, before.texture) < 0.25
     assert overlay(same.mean, before.mean, before.texture) > 0.25
     assert overlay(before.mean, before.mean, before.texture) == 0
+
+
+# What they ask a person
+
+
+def test_the_pairs_of_an_alarm_are_the_base_s_picture_and_the_one_that_raised_it(scans, tmp_path):
+    dark = [HACKS["darkening"](scans[0], list(DIGIT_CAPTIONS) * SEEDS, degree) for degree in (0, 0.5, 0.6)]
+    series = [seen(tmp_path, step, images, kept=20) for step, images in enumerate(dark)]
+    told = write_alarms(tmp_path)
+    folder = alarm_pairs(str(tmp_path))
+    pairs = Pairs(folder)
+    rows = sorted({row for alarm in told if alarm.step == 2 for row in alarm.rows})
+    assert [pair.pair for pair in pairs.pairs] == [f"{row:06d}" for row in rows]
+    for row, pair in zip(rows, pairs.pairs, strict=True):
+        assert pair.prompt == series[0].prompts[row]
+        torch.testing.assert_close(pairs.image(pair.left), series[0].image(row))
+        torch.testing.assert_close(pairs.image(pair.right), series[2].image(row))
+    pairs.store.add([Event("0", "vote", pairs.pairs[0].pair, "me", "left")])
+    assert len(Pairs(alarm_pairs(str(tmp_path))).labelled()) == 1  # made once, and its votes stay
+
+
+def test_a_run_without_an_alarm_has_nothing_to_ask(scans, tmp_path):
+    with pytest.raises(BadInput, match=r"alarms\.json is missing"):
+        alarm_pairs(str(tmp_path))
+    seen(tmp_path, 0, scans[0])
+    write_alarms(tmp_path)
+    with pytest.raises(BadInput, match="nothing to ask"):
+        alarm_pairs(str(tmp_path))
+    (tmp_path / "alarms.json").write_text('[{"step": 1}]')
+    with pytest.raises(BadInput, match="cannot be read"):
+        alarm_pairs(str(tmp_path))

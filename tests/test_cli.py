@@ -23,7 +23,13 @@ from rlhf_images.preferences import Pairs, Picture, PreferencePair
 from rlhf_images.preferences.pairs import picture_id
 
 SOURCE = Path(__file__).parents[1]
-SHIPPED = {"pretrain": "pretrain", "generate": "generate", "train-reward": "reward", "finetune": "finetune"}
+SHIPPED = {
+    "pretrain": "pretrain",
+    "generate": "generate",
+    "train-reward": "reward",
+    "finetune": "finetune",
+    "dpo": "dpo",
+}
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -254,7 +260,8 @@ def test_help_shows_every_stage_and_its_configs_without_waiting_for_torch(tmp_pa
 
 
 def test_each_stage_has_its_thin_script():
-    assert stages() == {*SHIPPED, "label", "evaluate", "import-pairs", "export-pairs", "score", "serve-reward"}
+    others = {"label", "evaluate", "report", "import-pairs", "export-pairs", "score", "serve-reward", "plan"}
+    assert stages() == {*SHIPPED, *others}
     called = {}
     for path in (SOURCE / "scripts").glob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import test_report
 import torch
 
 from rlhf_images.cli import run
@@ -36,8 +37,12 @@ def runs(tmp_path_factory) -> Path:
     sizes = TinyConfig(layers=1, heads=1, channels=(8, 8), text_width=16, text_tokens=4)
     for seed, name in enumerate(("plain", "other")):
         build(sizes, 8, list(PROMPTS), seed).save_pretrained(root / name)
-        generate(GenerateConfig(settings(root / name), PROMPTS, str(root / f"{name}-pictures"), 2, seed=5))
-    generate(GenerateConfig(settings(root / "plain"), PROMPTS[:2], str(root / "later-pictures"), 2, seed=6))
+        generate(
+            GenerateConfig(settings(root / name), PROMPTS, str(root / f"{name}-pictures"), pairs_per_prompt=2, seed=5)
+        )
+    generate(
+        GenerateConfig(settings(root / "plain"), PROMPTS[:2], str(root / "later-pictures"), pairs_per_prompt=2, seed=6)
+    )
     generator = Generator.load(settings(root / "plain"))
     make_trainable(generator, LORA, 0)
     for parameter in generator.parameters.values():
@@ -62,6 +67,20 @@ def test_two_folders_meet_by_prompt_seed_and_index(runs, tmp_path):
         assert (left.prompt, left.seed, left.index) == (right.prompt, right.seed, right.index)
         assert (left.source, right.source) == (str(runs / "plain-pictures"), str(runs / "other-pictures"))
         pairs.image(pair.left), pairs.image(pair.right)
+
+
+def test_a_tuned_generator_draws_the_pool_of_the_next_round(runs, tmp_path):
+    tuned = str(runs / "tuned")
+    generate(
+        GenerateConfig(
+            settings(runs / "plain"), PROMPTS, str(tmp_path / "pool"), pairs_per_prompt=2, tuned=tuned, seed=5
+        )
+    )
+    pool, plain_ones = Pairs(tmp_path / "pool"), Pairs(runs / "plain-pictures")
+    assert {picture.source for picture in pool.pictures.values()} == {tuned}
+    assert not pool.pictures.keys() & plain_ones.pictures.keys()
+    drawn = compared(runs, "plain-pictures", "tuned", tmp_path / "same", same_seed=True)
+    assert {pair.right for pair in drawn.pairs} <= pool.pictures.keys()  # the same as `compare` draws with its weights
 
 
 def test_folders_of_other_seeds_meet_by_prompt_alone(runs, tmp_path, capsys):
@@ -180,3 +199,31 @@ def test_on_the_command_line(runs, tmp_path, capsys):
 def test_an_option_that_would_do_nothing_is_refused(words, said, capsys):
     assert run(["label", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_votes_reach_the_verdict_of_the_run_by_themselves(runs, tmp_path):
+    """Beside the run, blind, of people only: a script's votes and another comparison's do not count."""
+    from rlhf_images.report.verdict import verdict
+    from rlhf_images.report.votes import votes_on
+
+    shutil.copytree(runs / "tuned", tmp_path / "tuned")
+    base, run_folder = str(runs / "plain"), tmp_path / "tuned"
+    assert votes_on(run_folder, base) == []
+    pairs = Pairs(compare(CompareConfig(base, str(run_folder), str(tmp_path / "blind"), pairs=6)))
+    assert votes_on(run_folder, base) == []
+    for number, pair in enumerate(pairs.pairs):
+        pairs.store.add([Event(f"a{number}", "vote", pair.pair, "ann", "right" if number < 4 else "tie")])
+        pairs.store.add([Event(f"s{number}", "vote", pair.pair, "scripted:bold", "left")])
+    (votes,) = votes_on(run_folder, base)
+    assert (votes.before, votes.votes, votes.prompts, votes.people) == ("base", 6, 3, 1)
+    assert votes.value == pytest.approx(5 / 6)
+    assert votes_on(run_folder, str(runs / "other")) == []
+
+    given = test_report.content(votes=[votes], rate=0.1, ci=(0.05, 0.2))
+    found = verdict(given)
+    assert found.sentence.startswith(
+        "Preferred over the base in 83\u00a0% of 6 blind votes by one person (95\u00a0% CI "
+    )
+    assert "clustered by 3 prompts" in found.sentence
+    assert found.outcome == ("better" if votes.low > 0.5 else "unclear")  # whatever the judge says
+    assert found.also.startswith("Preferred over the base in 10\u00a0% of 240 pairs by the judge")

@@ -122,12 +122,47 @@ def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninte
     assert logged[0]["distance"] == pytest.approx(0, abs=1e-9)
     assert 0 < logged[1]["distance"] < logged[2]["distance"]
     assert not list(found[0].folder.glob("*lora*"))
-    assert (found[2].folder / "pytorch_lora_weights.safetensors").read_bytes() == (
-        out / "pytorch_lora_weights.safetensors"
-    ).read_bytes()
+    last, tuned = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (found[2].folder, out))
+    assert last.keys() == tuned.keys()
+    assert all(torch.equal(last[name], tuned[name]) for name in last)
     assert not torch.equal(
         *(next(iter(load_file(one.folder / "pytorch_lora_weights.safetensors").values())) for one in found[1:])
     )
+
+
+def test_the_page_of_a_run_is_there_from_the_first_evaluation_on_and_names_the_best(config, monkeypatch):
+    """Held-out contrast chooses the checkpoint; every page is written while the run goes on."""
+    from rlhf_images.report.of_run import content_of
+    from rlhf_images.report.of_run import report as write
+
+    pages = []
+
+    def kept(folder):
+        pages.append(content_of(folder))
+        return write(folder)
+
+    monkeypatch.setattr(sys.modules["rlhf_images.finetune"], "refresh", kept)
+    run(config, evaluation={**config["evaluation"], "judges": {"contrast": "contrast"}, "deciding": "contrast"})
+    out = Path(config["out"])
+    assert [page.unfinished for page in pages] == ["step 0 of 4", "step 2 of 4", "step 4 of 4", ""]
+    assert [[column.name for column in page.columns] for page in pages] == [
+        ["base"], ["base", "step 2"], ["base", "step 2", "step 4"], ["base", "step 2", "step 4"],
+    ]  # fmt: skip
+    ended = content_of(out)
+    assert ended.unfinished == ""
+    rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    chosen = max(rows[1:], key=lambda row: row["contrast"])
+    assert ended.best["step"] == chosen["step"]
+    weights = recorded.place(out, chosen["step"]) / "pytorch_lora_weights.safetensors"
+    assert (out / "best" / weights.name).read_bytes() == weights.read_bytes()
+    assert ended.summary["contrast_base"] == pytest.approx(rows[0]["contrast"], abs=1e-6)
+    assert ended.summary["contrast_step 4"] == pytest.approx(rows[2]["contrast"], abs=1e-6)
+    assert f"step {chosen['step']}" in (out / "report.html").read_text()
+    evaluate(config["out"], load_reward)
+    compared = content_of(out)
+    assert compared.names == ("base", "tuned")
+    assert len(compared.compared) == 3 * 24
+    assert [column.name for column in compared.columns] == ["base", "step 2", "step 4"]
 
 
 def test_a_run_stops_on_an_alarm_if_told_and_goes_on_in_spite_of_it(config, tmp_path, capsys):

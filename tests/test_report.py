@@ -2,25 +2,21 @@ import base64
 import hashlib
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
 
-from rlhf_images.data import DIGIT_CAPTIONS, digits
-from rlhf_images.report import Compared, Content, write_report
+from rlhf_images.data import DIGIT_CAPTIONS, decode, digits, encode
+from rlhf_images.report import Column, Compared, Content, Shot, Votes, write_report
 from rlhf_images.report.charts import COLOURS
-from rlhf_images.report.gallery import MAX_PICTURES, gallery
+from rlhf_images.report.gallery import FILES, MAX_PICTURES, MOST_PICTURES, gallery
 from rlhf_images.report.page import SECTIONS, page
 from rlhf_images.report.verdict import verdict
 from rlhf_images.report.words import duration, number, percent_range, signed
 
 HOSTILE = "<script>alert(1)</script> \"'--><img src=x onerror=alert(1)> $\\frac{1}$ http://example.com/a"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SPACE = "\u00a0"
 
 
@@ -32,6 +28,23 @@ def compared(prompts=DIGIT_CAPTIONS[:3], per_prompt=4, gain=0.1) -> list[Compare
             change = gain * (1 + seed + digit)
             pairs.append(Compared(prompt, seed, image, (image * 1.2).clamp(0, 1), 0.5, 0.5 + change))
     return pairs
+
+
+COLUMNS = [Column("base"), Column("step 5", "best"), Column("step 10", "last")]
+
+
+def shots(pairs, columns=COLUMNS) -> list[Shot]:
+    """A row of the gallery for each pair: the base, something between, and the tuned one."""
+    between = [i / max(1, len(columns) - 1) for i in range(len(columns))]
+    return [
+        Shot(
+            pair.prompt,
+            pair.seed,
+            [encode(torch.lerp(pair.base, pair.tuned, share)) for share in between],
+            [pair.utility_base + share * (pair.utility_tuned - pair.utility_base) for share in between],
+        )
+        for pair in pairs
+    ]
 
 
 def content(pairs=None, rate=0.87, ci=(0.81, 0.92), **changes) -> Content:
@@ -60,6 +73,8 @@ def content(pairs=None, rate=0.87, ci=(0.81, 0.92), **changes) -> Content:
         judge="utility",
         reward_card={"pairs": 300, "calibration": {"brier": 0.11}},
         run={"config": {"seed": 7, "out": "runs/demo"}, "versions": {"torch": "2.13"}, "command": "finetune x.yaml"},
+        columns=COLUMNS,
+        shots=shots(pairs),
     )
     return replace(given, **changes)
 
@@ -139,6 +154,12 @@ def test_hostile_text_stays_text():
                 reward_card={HOSTILE: HOSTILE},
                 run=run,
                 compare_command=HOSTILE,
+                names=(HOSTILE, "tuned"),
+                columns=[Column(HOSTILE, HOSTILE), Column("b")],
+                shots=shots(pairs, COLUMNS[:2]),
+                votes=[Votes(HOSTILE, HOSTILE, 0.5, 0.4, 0.6, 9, 2, 1, HOSTILE)],
+                unfinished=HOSTILE,
+                best={"step": 5, "judge": HOSTILE, "score": 0.1},
             )
         )
     )
@@ -214,7 +235,7 @@ def test_missing_values_are_dashes():
     nan = math.nan
     pairs = [replace(pair, utility_base=nan) for pair in compared()]
     holes = replace(
-        content(pairs),
+        content(pairs, highest_labelled=nan, best={"step": None}),
         metrics=[{"step": 0, "reward": nan, "kl": nan}, {"reward": 1.0}, {"step": 2, "reward": 1.0, "loss": math.inf}],
         evaluations=[{"step": 0}, {"step": 5, "diversity": nan, "sharpness": None}],
         scores={"reward": ([nan] * 12, [0.1] * 12), "utility": ([nan] * 12, [None] * 12), "sharpness": ([], [0.1])},
@@ -236,32 +257,67 @@ def test_the_gallery_shows_best_median_and_worst_and_says_so():
     found = gallery(content(pairs))
     assert found is not None
     best, median, worst, plain = found.groups
-    assert best.cards[0].utility_tuned == max(pair.utility_tuned for pair in pairs)
-    assert worst.cards[0].utility_tuned == min(pair.utility_tuned for pair in pairs)
+    assert best.cards[0].slots[-1].score == max(pair.utility_tuned for pair in pairs)
+    assert worst.cards[0].slots[-1].score == min(pair.utility_tuned for pair in pairs)
     changes = sorted(pair.utility_tuned for pair in pairs)
-    assert changes[27] <= median.cards[0].utility_tuned <= changes[32]
-    assert [card.seed for card in plain.cards] == [0, 1, 2, 3] * 3
-    assert plain.how == "The first 4 pairs of every prompt, in the order they were drawn."
+    assert changes[27] <= median.cards[0].slots[-1].score <= changes[32]
+    shown = [(card.prompt, card.seed) for group in found.groups for card in group.cards]
+    assert len(shown) == len(set(shown)) == 60
+    assert plain.how == (
+        "The first 20 seeds of every kept prompt, in the order they were drawn;"
+        " those already shown above are not repeated."
+    )
+    assert [column.name for column in found.columns][found.start] == "step 5"  # the best is shown first
     assert found.pixelated
     assert found.slot % 16 == 0
-    assert plain.cards[0].base.startswith("data:image/png;base64,")
+    assert plain.cards[0].slots[0].address.startswith("data:image/png;base64,")
+    assert not found.files
 
 
-def test_the_gallery_keeps_to_its_number_of_pictures():
-    image = torch.zeros(3, 4, 4)
-    pairs = [Compared(f"prompt {i}", 0, image, image, 0.0, i / 200) for i in range(200)]
-    found = gallery(content(pairs))
+@pytest.mark.parametrize(("prompts", "per_prompt", "columns"), [(64, 1, 8), (64, 4, 8), (200, 1, 2), (3000, 1, 2)])
+def test_many_pictures_lie_beside_the_page_and_there_is_a_limit(prompts, per_prompt, columns):
+    data = [encode(torch.full((3, 4, 4), i / 255)) for i in range(256)]
+    rows = [
+        Shot(f"prompt {p}", seed, [data[(p + c) % 256] for c in range(columns)], [p / 9 + c for c in range(columns)])
+        for seed in range(per_prompt)
+        for p in range(prompts)
+    ]
+    found = gallery(content(shots=rows, columns=[Column(f"step {c}") for c in range(columns)]))
     assert found is not None
-    assert sum(2 * len(group.cards) for group in found.groups) <= MAX_PICTURES
-    assert "the first 116 of 200 prompts" in found.groups[-1].how
+    assert MAX_PICTURES < found.count <= MOST_PICTURES + 12 * columns
+    addresses = {slot.address for group in found.groups for card in group.cards for slot in card.slots}
+    assert addresses == {f"{FILES}/{name}" for name in found.files}
+    told = {card.prompt for group in found.groups for card in group.cards}
+    assert (
+        len(told) == prompts
+        or f"the first {MOST_PICTURES // columns - 12} of {prompts} kept prompts" in found.groups[-1].how
+    )
 
 
-def test_large_pictures_are_webp_and_smooth():
-    image = torch.rand(3, 300, 700)
-    found = gallery(content([Compared("p", 0, image, image, 0.0, 1.0)]))
+def test_pictures_beside_the_page_are_those_of_this_page_and_no_others(tmp_path):
+    image = [encode(torch.full((3, 80, 80), i / 255), "WEBP") for i in range(200)]
+    rows = [Shot(f"p{i}", 0, [image[i], image[i + 1]], [0.0, i / 9]) for i in range(150)]
+    (tmp_path / FILES).mkdir()
+    (tmp_path / FILES / "old.webp").write_bytes(b"")
+    write_report(tmp_path / "report.html", content(shots=rows, columns=COLUMNS[:2]))
+    html = (tmp_path / "report.html").read_text()
+    sources = {value for tag, name, value in Elements(html).attributes if (tag, name) == ("img", "src")}
+    assert {f"{FILES}/{path.name}" for path in (tmp_path / FILES).iterdir()} == sources
+    assert "send both" in html
+    write_report(tmp_path / "report.html", content())
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_large_pictures_are_shrunk_and_smooth():
+    picture = encode(torch.rand(3, 300, 700), "WEBP")
+    found = gallery(content(shots=[Shot("p", 0, [picture, picture], [0.0, 1.0])], columns=COLUMNS[:2]))
     assert found is not None
     assert not found.pixelated
-    assert found.groups[0].cards[0].base.startswith("data:image/webp;base64,")
+    assert (found.width, found.height) == (700, 300)
+    address = found.groups[0].cards[0].slots[0].address
+    assert address.startswith("data:image/webp;base64,")
+    shrunk = decode(base64.b64decode(address.partition(",")[2]))
+    assert shrunk.shape == (3, 219, 512)
 
 
 def test_long_runs_are_thinned_and_say_so():
@@ -285,30 +341,3 @@ def test_numbers_in_words():
         f"2{SPACE}min 31{SPACE}s",
         f"1{SPACE}h 2{SPACE}min",
     ]
-
-
-def chromium(page_path: Path, profile: Path) -> tuple[str, str]:
-    """Return the DOM after the page's scripts ran, and the console's messages."""
-    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"]
-    done = subprocess.run([*command, "--dump-dom", page_path.as_uri()], capture_output=True, text=True, timeout=120)
-    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_in_a_browser_nothing_complains_and_b_flips(tmp_path):
-    whole = page(content(compared(prompts=(HOSTILE, "plain"))))
-    quiet = tmp_path / "quiet.html"
-    quiet.write_text(whole, encoding="utf-8")
-    dom, console = chromium(quiet, tmp_path / "profile")
-    assert console == ""
-    assert 'id="flip" aria-describedby="flip-hint">' in dom  # the script ran: the button is no longer hidden
-
-    pressed = "dispatchEvent(new KeyboardEvent('keydown', {key: 'b'})); console.error('heard');"
-    without_policy = re.sub(r"<meta http-equiv[^>]*>", "", whole)
-    (tmp_path / "held.html").write_text(f"{without_policy}<script>{pressed}</script>", encoding="utf-8")
-    dom, console = chromium(tmp_path / "held.html", tmp_path / "profile")
-    assert "heard" in console
-    assert '<html lang="en" class="flipped">' in dom
-    assert dom.count('class="over"') == len(re.findall('class="pair"', dom))

@@ -5,7 +5,7 @@ from scipy import stats
 from torch.nn.functional import interpolate
 
 from rlhf_images.data import digits
-from rlhf_images.statistics import diversity, mean_estimate, win_rate
+from rlhf_images.statistics import distances, diversity, diversity_by_prompt, mean_estimate, paired_tests, win_rate
 
 
 def pictures(count: int, side: int = 16, seed: int = 0) -> torch.Tensor:
@@ -125,3 +125,49 @@ def test_diversity_refuses_nan_and_a_missing_prompt():
         diversity(torch.full((2, 3, 4, 4), float("nan")), ["p", "p"])
     with pytest.raises(ValueError, match="prompts"):
         diversity(pictures(2), ["p"])
+
+
+def test_paired_tests_are_scipys_on_the_means_of_prompts():
+    random = np.random.default_rng(3)
+    names = np.repeat(np.arange(9), 5).tolist()
+    differences = random.normal(0.3, 1, 45) + np.repeat(random.normal(0, 0.5, 9), 5)
+    found = paired_tests(differences, names)
+    means = differences.reshape(9, 5).mean(1)
+    assert found is not None
+    assert found.units == 9
+    assert found.sign == pytest.approx(stats.binomtest(int((means > 0).sum()), 9).pvalue, abs=1e-6)
+    assert found.wilcoxon == pytest.approx(stats.wilcoxon(means).pvalue, abs=1e-6)
+    signs = np.array(np.meshgrid(*[[1, -1]] * 9)).reshape(9, -1).T  # all 512 flips
+    flipped = (signs * means).mean(1)
+    smaller = min((flipped <= means.mean() + 1e-12).mean(), (flipped >= means.mean() - 1e-12).mean())
+    assert found.permutation == pytest.approx(min(1, 2 * smaller), abs=1e-6)
+
+
+def test_more_pictures_of_a_prompt_are_no_more_prompts():
+    once = paired_tests([0.1, 0.2, -0.1, 0.3, 0.2], list("abcde"))
+    often = paired_tests(np.repeat([0.1, 0.2, -0.1, 0.3, 0.2], 50), list(np.repeat(list("abcde"), 50)))
+    assert once == often
+    assert paired_tests([0.0, 0.0], ["a", "b"]) is None
+    assert paired_tests([0.1], ["a"]) is None
+    alone = paired_tests([0.1, 0.2, 0.3], ["a"] * 3)
+    assert alone is not None
+    assert alone.units == 3
+    with pytest.raises(ValueError, match="finite"):
+        paired_tests([np.nan, 1.0], ["a", "b"])
+
+
+def test_paired_tests_are_right_five_times_in_a_hundred_where_nothing_changed():
+    random = np.random.default_rng(4)
+    names = np.repeat(np.arange(9), 6).tolist()
+    found = [paired_tests(random.normal(0, 0.3, 54) + np.repeat(random.normal(0, 1, 9), 6), names) for _ in range(100)]
+    wrong = np.mean([[t.sign < 0.05, t.wilcoxon < 0.05, t.permutation < 0.05] for t in found if t], axis=0)
+    assert (wrong < 0.12).all()  # a naive test over the pictures says so in more than half
+
+
+def test_diversity_by_prompt_and_distance_use_the_same_measure():
+    images = pictures(4)
+    found = diversity_by_prompt(images, ["a", "b", "a", "c"])
+    assert list(found) == ["a"]
+    assert found["a"] == pytest.approx(diversity(images[[0, 2]], ["a", "a"]))
+    assert distances(images[:1], images[2:3])[0] == pytest.approx(found["a"])
+    assert distances(images, images).max() == pytest.approx(0, abs=1e-12)

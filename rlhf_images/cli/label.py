@@ -25,6 +25,7 @@ def add(stages: Stages) -> None:
     page.add_argument("--port", type=int, help="0 is any free one")
     page.add_argument("--token", help="of the address, where others can reach it; made if not given")
     page.add_argument("--no-open", action="store_true", help="open no browser")
+    label.add_argument("--alarm", metavar="RUN", help="what the newest alarms of a finetune run point to")
     compared = label.add_argument_group("a blind comparison")
     compared.add_argument(
         "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="two pipelines, finetune runs or folders of generate"
@@ -45,7 +46,7 @@ def _label(options: argparse.Namespace) -> None:
 
     _refuse_idle(options, "compare", ("same_seed", "pairs", "prompts"))
     _refuse_idle(options, "scripted", ("noise", "seed"))
-    pairs = pairs_of(_compared(options) if options.compare else options.folder or _no_folder(), options.store)
+    pairs = pairs_of(_folder(options), options.store)
     if options.scripted:
         from reward_models import load
 
@@ -72,6 +73,19 @@ def _label(options: argparse.Namespace) -> None:
         token=options.token,
         open_browser=not options.no_open,
     )
+
+
+def _folder(options: argparse.Namespace) -> str:
+    """Return the folder of what is voted on, made first if it is a comparison or an alarm's."""
+    if options.compare:
+        return _compared(options)
+    if options.alarm:
+        from ..alarm_pairs import alarm_pairs
+
+        if options.folder:
+            raise BadInput("label: give a folder or --alarm RUN, not both")
+        return str(alarm_pairs(options.alarm))
+    return options.folder or _no_folder()
 
 
 def _compared(options: argparse.Namespace) -> str:

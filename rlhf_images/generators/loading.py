@@ -53,11 +53,11 @@ def check(config: GeneratorConfig) -> Path:
 
     Reads its configs, and none of its weights.
     """
-    kind, index = _pipeline(config.path)
+    kind, index = index_of(config.path)
     reason = why_not(kind)
     if reason is not None:
         raise BadInput(f"{config.path}: {kind.__name__} {reason}")
-    scheduler, settings = _component(config.path, index, "scheduler")
+    scheduler, settings = component_of(config.path, index, "scheduler")
     schedule = Schedule(scheduler.from_config(settings))
     schedule.check(config.steps)
     denoiser, settings = denoiser_of(config.path)
@@ -68,8 +68,8 @@ def check(config: GeneratorConfig) -> Path:
 
 def denoiser_of(path: str) -> tuple[Any, dict[str, Any]]:
     """Return the class and the config of the denoiser of the pipeline at ``path``."""
-    _, index = _pipeline(path)
-    return _component(path, index, "transformer" if index.get("transformer", [None])[0] else "unet")
+    _, index = index_of(path)
+    return component_of(path, index, "transformer" if index.get("transformer", [None])[0] else "unet")
 
 
 def bars_only_on_a_terminal() -> None:
@@ -82,7 +82,7 @@ def bars_only_on_a_terminal() -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
-def _pipeline(path: str) -> tuple[type, dict[str, Any]]:
+def index_of(path: str) -> tuple[type, dict[str, Any]]:
     """Return the class of the pipeline at ``path``, and its config."""
     try:
         index = dict(diffusers.DiffusionPipeline.load_config(path))
@@ -93,7 +93,7 @@ def _pipeline(path: str) -> tuple[type, dict[str, Any]]:
     return kind, index
 
 
-def _component(path: str, index: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
+def component_of(path: str, index: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     """Return the class and the config of component ``name``."""
     library, kind = index.get(name) or (None, None)
     known: Any = getattr(diffusers, str(kind), None) if library == "diffusers" else None

@@ -8,6 +8,7 @@ import yaml
 
 from ..statistics import diversity as diversity_of
 from .content import Compared, Content
+from .panels import base_band
 from .verdict import COLLAPSED, DIVERSITY, kept
 from .words import facts, finite
 
@@ -31,9 +32,12 @@ class PromptDiversity:
 class Diversity:
     """The view of the section; ``most`` is the longest bar."""
 
+    names: tuple[str, str]
     base: float | None
     tuned: float | None
     kept: float | None
+    band: tuple[float, float] | None
+    """The 95 % interval of the base's diversity over prompts."""
     line: float
     prompts: Sequence[PromptDiversity]
     hidden: int
@@ -70,8 +74,10 @@ def diversity(content: Content) -> Diversity:
         by_prompt.setdefault(pair.prompt, []).append(pair)
     rows = [_prompt_diversity(prompt, pairs) for prompt, pairs in by_prompt.items() if len(pairs) >= 2]
     rows.sort(key=lambda row: 1.0 if row.kept is None else row.kept)
-    base, tuned = (finite(content.summary.get(f"{DIVERSITY}_{which}")) for which in ("base", "tuned"))
+    base, tuned = (finite(content.summary.get(f"{DIVERSITY}_{which}")) for which in content.names)
     return Diversity(
+        names=content.names,
+        band=base_band(content),
         base=base,
         tuned=tuned,
         kept=kept(content),
@@ -87,6 +93,7 @@ def reward_model(content: Content) -> RewardModel:
     card = {**(content.reward_card or {}), **(content.summary.get("reward_model") or {})}
     accuracy, ceiling = finite(card.pop("held_out_accuracy", None)), finite(card.pop("ceiling", None))
     share = accuracy / ceiling if accuracy is not None and ceiling else None
+    card.pop("measured", None)  # bins and curves: CARD.md has them
     return RewardModel(accuracy, ceiling, share, facts(card))
 
 

@@ -1,49 +1,58 @@
-"""The pictures: the same prompt and seed side by side, chosen by stated rules so that nobody can pick cherries."""
+"""The pictures: a prompt and seed by every checkpoint, chosen by stated rules so that nobody can pick cherries."""
 
 import base64
+import hashlib
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor
-from torch.nn.functional import interpolate
+from PIL import Image
 
-from ..data import encode
-from .content import Compared, Content
+from ..data import FORMATS
+from .content import Column, Content, Shot
 from .words import finite
 
 MAX_PICTURES = 256
-"""Pictures kept inside the file."""
+"""Pictures kept inside the file; more of them lie in a folder beside it."""
+MOST_PICTURES = 1024
+"""Pictures of a page in all."""
 CHANGES = 4
-"""Pairs shown of each of best, median and worst."""
-PER_PROMPT = 4
-"""Pairs shown of every prompt, unselected, as far as the file's pictures allow."""
+"""Rows shown of each of best, median and worst."""
 PIXELATED = 128
 """Pictures up to this many pixels wide are enlarged pixel by pixel, wider ones smoothly."""
 MAX_SIDE = 512
-"""A picture with a larger side is averaged down: twice the size at which it is shown."""
-LOSSLESS = 64
-"""Pictures with a side below this are kept as PNG, others as WebP of quality 80."""
+"""A picture with a larger side is shrunk: twice the size at which it is shown."""
+QUALITY = 80
+FILES = "report_pictures"
+"""The folder beside a page that has too many pictures for one file."""
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """One picture: ``address`` is a ``data:`` address or a path beside the page."""
+
+    address: str
+    score: float | None
 
 
 @final
 @dataclass(frozen=True)
 class Card:
-    """A pair, its pictures as ``data:`` addresses."""
+    """A prompt and seed by every column; ``change`` is the score's from the first to the last column."""
 
     prompt: str
     seed: int
-    base: str
-    tuned: str
-    utility_base: float | None
-    utility_tuned: float | None
+    slots: Sequence[Slot]
+    change: float | None
 
 
 @final
 @dataclass(frozen=True)
 class Group:
-    """Some pairs and how they were chosen."""
+    """Some rows and how they were chosen."""
 
     title: str
     how: str
@@ -56,84 +65,114 @@ class Gallery:
     """The view of the section; ``slot`` and ``slot_phone`` are the widths in CSS pixels at which a picture is shown."""
 
     judge: str
+    columns: Sequence[Column]
+    start: int
+    """The column that is shown beside the first: the best, or the last where there is no best."""
     groups: Sequence[Group]
     width: int
     height: int
     slot: int
     slot_phone: int
+    files: dict[str, bytes]
+    """Name → picture, of those that lie beside the page."""
 
     @property
     def pixelated(self) -> bool:
         """Return whether pixels should stay squares."""
         return self.width <= PIXELATED
 
+    @property
+    def count(self) -> int:
+        """Return the number of pictures."""
+        return sum(len(card.slots) for group in self.groups for card in group.cards)
+
 
 def gallery(content: Content) -> Gallery | None:
-    """Return the pairs to show, or None if there are none."""
-    if not content.compared:
+    """Return the rows to show, or None if there are none."""
+    if not content.shots:
         return None
-    height, width = content.compared[0].base.shape[-2:]
-    ranked = sorted(
-        (pair for pair in content.compared if _change(pair) is not None), key=lambda pair: -(_change(pair) or 0)
-    )
+    columns = content.columns
+    ranked = sorted((shot for shot in content.shots if _change(shot) is not None), key=lambda s: -(_change(s) or 0))
     size = min(CHANGES, math.ceil(len(ranked) / 3))
     middle = (len(ranked) - size) // 2
-    by = f"the {len(ranked)} pairs, sorted by the change of ‘{content.judge}’ from base to tuned"
-    groups = [
-        Group("Best change", f"The first {size} of {by}.", _cards(ranked[:size])),
-        Group("Median change", f"The middle {size} of {by}.", _cards(ranked[middle : middle + size])),
-        Group("Worst change", f"The last {size} of {by}; the worst first.", _cards(ranked[-size:][::-1])),
+    ends = f"‘{columns[0].name}’ to ‘{columns[-1].name}’"
+    by = f"the {len(ranked)} kept rows, sorted by the change of ‘{content.judge}’ from {ends}"
+    chosen = [
+        ("Best change", f"The first {size} of {by}.", ranked[:size]),
+        ("Median change", f"The middle {size} of {by}.", ranked[middle : middle + size]),
+        ("Worst change", f"The last {size} of {by}; the worst first.", ranked[-size:][::-1] if size else []),
     ]
-    plain, how = _plain(content.compared, MAX_PICTURES // 2 - 3 * size)
-    groups = [group for group in groups if group.cards]
-    groups.append(Group("Every prompt, unselected", how, _cards(plain)))
+    above = {id(shot) for _, _, shots in chosen for shot in shots}
+    others, how = _others(content.shots, above, len(columns))
+    chosen.append(("Every prompt, unselected", how, others))
+    used = sum(len(shots) for _, _, shots in chosen) * len(columns)
+    files: dict[str, bytes] | None = {} if used > MAX_PICTURES else None
+    groups = [Group(title, how, [_card(shot, files) for shot in shots]) for title, how, shots in chosen if shots]
+    width, height = _size(content.shots[0].pictures[0])
+    best = next((number for number, column in enumerate(columns) if "best" in column.note), len(columns) - 1)
     return Gallery(
         judge=content.judge,
+        columns=columns,
+        start=best,
         groups=groups,
         width=width,
         height=height,
-        slot=240 if width > PIXELATED else max(1, round(112 / width)) * width,
+        slot=256 if width > PIXELATED else max(1, round(112 / width)) * width,
         slot_phone=156 if width > PIXELATED else max(1, 80 // width) * width,
+        files=files or {},
     )
 
 
-def _change(pair: Compared) -> float | None:
-    return finite(pair.utility_tuned - pair.utility_base)
+def _change(shot: Shot) -> float | None:
+    return finite(shot.scores[-1] - shot.scores[0])
 
 
-def _plain(compared: Sequence[Compared], room: int) -> tuple[list[Compared], str]:
-    """Return the first few pairs of every prompt, at most ``room`` in all, and the words that say so."""
-    by_prompt: dict[str, list[Compared]] = {}
-    for pair in compared:
-        by_prompt.setdefault(pair.prompt, []).append(pair)
-    each = max(1, min(PER_PROMPT, room // len(by_prompt)))
-    shown = list(by_prompt.values())[:room]
-    which = "every prompt" if len(shown) == len(by_prompt) else f"the first {len(shown)} of {len(by_prompt)} prompts"
-    how = "The first pair" if each == 1 else f"The first {each} pairs"
-    return [pair for pairs in shown for pair in pairs[:each]], f"{how} of {which}, in the order they were drawn."
+def _others(shots: Sequence[Shot], above: set[int], columns: int) -> tuple[list[Shot], str]:
+    """Return the first few rows of every prompt but those that are shown ``above``, and the words that say so."""
+    prompts = list(dict.fromkeys(shot.prompt for shot in shots))
+    inline, most = ((limit // columns - len(above)) // len(prompts) for limit in (MAX_PICTURES, MOST_PICTURES))
+    each = inline if inline >= 1 else min(1, most)
+    shown = [shot for shot in shots if shot.seed < each] if each else []
+    seeds = len({shot.seed for shot in shown})
+    if not each:  # more prompts than a page can show: the first of them
+        shown = [shot for shot in shots if shot.seed == 0][: max(0, MOST_PICTURES // columns - len(above))]
+        seeds = 1
+    told = len({shot.prompt for shot in shown})
+    which = "every kept prompt" if told == len(prompts) else f"the first {told} of {len(prompts)} kept prompts"
+    how = f"{'The first seed' if seeds == 1 else f'The first {seeds} seeds'} of {which}, in the order they were drawn"
+    rest = [shot for shot in shown if id(shot) not in above]
+    return rest, how + ("." if len(rest) == len(shown) else "; those already shown above are not repeated.")
 
 
-def _cards(pairs: Sequence[Compared]) -> list[Card]:
-    return [
-        Card(
-            prompt=pair.prompt,
-            seed=pair.seed,
-            base=_address(pair.base),
-            tuned=_address(pair.tuned),
-            utility_base=finite(pair.utility_base),
-            utility_tuned=finite(pair.utility_tuned),
-        )
-        for pair in pairs
-    ]
+def _card(shot: Shot, files: dict[str, bytes] | None) -> Card:
+    pictures = zip(shot.pictures, shot.scores, strict=True)
+    slots = [Slot(_address(picture, files), finite(score)) for picture, score in pictures]
+    return Card(shot.prompt, shot.seed, slots, _change(shot))
 
 
-def _address(image: Tensor) -> str:
-    """Return picture ``(3, H, W)`` as a ``data:`` address."""
-    height, width = image.shape[-2:]
-    largest = max(height, width)
-    if largest > MAX_SIDE:
-        size = (max(1, height * MAX_SIDE // largest), max(1, width * MAX_SIDE // largest))
-        image = interpolate(image[None].float(), size=size, mode="area")[0]
-    small = min(height, width) < LOSSLESS
-    data = encode(image, "PNG") if small else encode(image, "WEBP", quality=80)
-    return f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(data).decode()}"
+def _address(picture: bytes, files: dict[str, bytes] | None) -> str:
+    """Return where ``picture`` is found: in the page itself, or in ``files``, to which it is added."""
+    data, kind = _shrunk(picture)
+    if files is None:
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    name = f"{hashlib.sha256(data).hexdigest()[:20]}.{kind}"
+    files[name] = data
+    return f"{FILES}/{name}"
+
+
+def _shrunk(picture: bytes) -> tuple[bytes, str]:
+    """Return an encoded picture with no side above `MAX_SIDE`, and its kind."""
+    with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
+        kind = str(opened.format).lower()
+        largest = max(opened.size)
+        if largest <= MAX_SIDE:
+            return picture, kind
+        size = (max(1, opened.width * MAX_SIDE // largest), max(1, opened.height * MAX_SIDE // largest))
+        buffer = io.BytesIO()
+        opened.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=QUALITY)
+    return buffer.getvalue(), "webp"
+
+
+def _size(picture: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
+        return opened.size

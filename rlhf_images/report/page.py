@@ -13,7 +13,7 @@ from ..files import write_atomically
 from . import words
 from .content import Content
 from .details import diversity, reproduction, reward_model
-from .gallery import gallery
+from .gallery import FILES, gallery
 from .panels import curves, distributions
 from .verdict import verdict
 
@@ -30,13 +30,30 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
 
 
 def write_report(path: Path, content: Content) -> None:
-    """Write ``content`` as one self-contained HTML file. The same content gives the same bytes."""
+    """Write ``content`` as one HTML file, with its pictures beside it if they are many. Same content, same bytes."""
+    views = {name: view(content) for name, (_, view) in SECTIONS.items()}
+    pictures = path.parent / FILES
+    files = views["gallery"].files if views["gallery"] is not None else {}
+    if files:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            if not (pictures / name).is_file():  # named by their content
+                write_atomically(pictures / name, data, sync=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page(content).encode("utf-8", "replace"))
+    write_atomically(path, _page(content, views).encode("utf-8", "replace"))
+    for old in pictures.glob("*") if pictures.is_dir() else ():
+        if old.name not in files:
+            old.unlink()
+    if pictures.is_dir() and not files:
+        pictures.rmdir()
 
 
 def page(content: Content) -> str:
     """Return the HTML of the report on ``content``. Everything that is not ours is escaped."""
+    return _page(content, {name: view(content) for name, (_, view) in SECTIONS.items()})
+
+
+def _page(content: Content, views: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("rlhf_images.report"),
         autoescape=True,
@@ -46,10 +63,14 @@ def page(content: Content) -> str:
     )
     shown = (words.number, words.signed, words.percent, words.percent_range, words.duration)
     environment.filters |= {function.__name__: function for function in shown}
-    script, style = (_source(environment, name) for name in ("page.js", "page.css"))
+    script = "".join(_source(environment, name) for name in ("page.js", "gallery.js"))
+    style = "".join(_source(environment, name) for name in ("page.css", "gallery.css"))
     return environment.get_template("page.html").render(
         title=content.title,
-        sections=[(name, heading, view(content)) for name, (heading, view) in SECTIONS.items()],
+        names=content.names,
+        unfinished=content.unfinished,
+        beside=bool(views["gallery"] is not None and views["gallery"].files),
+        sections=[(name, heading, views[name]) for name, (heading, _) in SECTIONS.items()],
         script=Markup(script),
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -10,9 +10,10 @@ import torch
 from conftest import TINY, config, write_pairs
 
 import reward_models
-from reward_models.bradley_terry import BradleyTerryConfig, agreement
-from reward_models.card import alarm
+from reward_models.alarms import dead_head
+from reward_models.bradley_terry import BradleyTerryConfig
 from reward_models.comparisons import Comparisons
+from reward_models.measures import agreement
 from reward_models.preference import STATISTICS, PreferenceModel, statistics
 from reward_models.recognise import RecogniseConfig, contrastive_loss, shifted
 from reward_models.train import TrainRewardConfig, noise_ceiling, train_reward
@@ -36,9 +37,11 @@ def test_learns_the_taste_and_says_how_well(trained):
     assert (card["pairs_train"], card["pairs_held_out"], card["ceiling"]) == (120, 40, 0.9)
     assert card["nll"] < math.log(2)
     assert card["head"]["brightness"] > 0.3
-    assert card["alarm"] is None
+    assert card["alarms"] == []
     assert card["split"]["by"] == "picture"
     assert "| Held-out accuracy |" in (trained / "CARD.md").read_text()
+    assert card["told"]["recognised"]["captions"] == 10
+    assert list(card["measured"]["by_annotator"]) == ["script"]
     assert json.loads((trained / "run.json").read_text())["finished"]
 
 
@@ -233,9 +236,9 @@ def test_agreement_leaves_ties_out_of_the_accuracy_only():
 
 
 def test_dead_head_alarm():
-    assert "dead head" in alarm(1e-9, 0.5)
-    assert "ln 2" in alarm(1.0, 0.6930)
-    assert alarm(1.0, 0.5) is None
+    assert "dead head" in dead_head(1e-9, 0.5)
+    assert "ln 2" in dead_head(1.0, 0.6930)
+    assert dead_head(1.0, 0.5) is None
 
 
 def test_contrastive_loss_is_clips_where_captions_differ():

@@ -1,0 +1,77 @@
+"""Signs that a model, or the accuracy that is told of it, must not be believed: each a line that says what to do."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
+from torch import Tensor
+
+from rlhf_images.preferences.summary import AnnotatorSummary
+
+from .comparisons import Comparisons, Split
+
+LEVEL = 1e-3
+"""Of the test that sides were chosen at random."""
+LEANING = 0.1
+"""How far from ½ the share of the left side may be, however sure that is."""
+ALIKE = 0.02
+"""Distance of two pictures' evidence, in units of that of two pictures drawn at random, below which they are copies."""
+COPIES = 0.02
+"""Share of the held-out pictures with a copy among those that taught, above which the accuracy is in doubt."""
+CHUNK = 512
+
+
+def dead_head(score_std: float, train_nll: float) -> str | None:
+    """Return the sign of a head that learnt nothing: constant scores, or a loss that is still a guess's, ln 2."""
+    if score_std < 1e-4:
+        return f"dead head: the scores of the training pictures differ by only {score_std:.1e}; do not use this model"
+    if abs(train_nll - math.log(2)) < 1e-3:
+        return f"dead head: the loss on the training pairs is a guess's, {train_nll:.4f} (ln 2); do not use this model"
+    return None
+
+
+def position_leak(data: Comparisons, people: Sequence[AnnotatorSummary]) -> list[str]:
+    """Return who answers by the side: on the screen, or, in the pairs as they are written, all votes together."""
+    found = []
+    for person in people:
+        share = person.left_share
+        if share is not None and _leans(share.count, share.n):
+            found.append(
+                f"position leak: '{person.annotator}' chose the left of the screen in {share.value:.0%} of {share.n}"
+                " answers; look at their votes, or train without them (annotator=…)"
+            )
+    decided = data.target[data.target != 0.5]
+    left = int((decided > 0.5).sum())
+    if not found and _leans(left, len(decided)):
+        found.append(
+            f"position leak: the left picture won {left / len(decided):.0%} of {len(decided)} pairs; this model cannot"
+            " see sides, but whatever put the winners there may show in the pictures, such as their format or source"
+        )
+    return found
+
+
+def group_leak(evidence: Tensor | None, data: Comparisons, split: Split) -> str | None:
+    """Return that pictures held out are copies of those that taught, by the ``evidence (N, D)`` the model has of them.
+
+    The split keeps equal files and, from twenty prompts on, equal prompts together; a picture saved twice escapes it.
+    """
+    if evidence is None or not split.held_out:
+        return None
+    taught, tested = data.shown(split.train), data.shown(split.held_out)
+    x = (evidence - evidence.mean(0)).float()
+    usual = float((2 * x.square().sum(1).mean()).sqrt())
+    if usual == 0:
+        return None
+    nearest = [torch.cdist(x[part], x[taught]).amin(1) for part in tested.split(CHUNK)]
+    copies = int((torch.cat(nearest) < ALIKE * usual).sum())
+    if copies <= COPIES * len(tested):
+        return None
+    return (
+        f"group leak: {copies} of {len(tested)} held-out pictures look like one that was learnt from, to this model;"
+        " take copies out of the pairs, or do not believe the held-out accuracy"
+    )
+
+
+def _leans(count: int, n: int) -> bool:
+    return n > 0 and abs(count / n - 0.5) > LEANING and float(binomtest(count, n).pvalue) < LEVEL

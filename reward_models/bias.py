@@ -1,0 +1,149 @@
+"""What a model leans on besides what is shown: light, contrast, colour, detail, file size. And whether people do too.
+
+Each question is asked twice. Of pairs: does the model prefer the brighter picture more often than people do? Of edits:
+how does its score move when one picture is made brighter by a tenth, and darker?
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from rlhf_images.data import decode, encode
+from rlhf_images.progress import progress
+from rlhf_images.reward import Reward, scores_of
+
+from .pixels import STATISTICS, luma
+
+Edit = Callable[[Tensor, float], Tensor]
+"""A picture ``(3, H, W)`` with a share more of something, or less if it is below 0."""
+AMOUNT = 0.1
+
+
+def _brighter(image: Tensor, by: float) -> Tensor:
+    return image * (1 + by)
+
+
+def _contrasted(image: Tensor, by: float) -> Tensor:
+    middle = luma(image[None]).mean()
+    return middle + (image - middle) * (1 + by)
+
+
+def _saturated(image: Tensor, by: float) -> Tensor:
+    grey = luma(image[None])[0]
+    return grey + (image - grey) * (1 + by)
+
+
+def _sharper(image: Tensor, by: float) -> Tensor:
+    """Add a share of what a blur of 3×3 pixels takes away."""
+    return image + 3 * by * (image - _blurred(image, 1))
+
+
+def _finer(image: Tensor, by: float) -> Tensor:
+    """Add a texture of single pixels, a tenth of the picture's own contrast strong; less of it cannot be had: blur."""
+    if by < 0:
+        return image + by * 3 * (image - _blurred(image, 2))
+    height, width = image.shape[-2:]
+    board = ((torch.arange(height)[:, None] + torch.arange(width)) % 2).to(image) * 2 - 1
+    return image + by * luma(image[None]).std(correction=0) * board
+
+
+def _compressed(image: Tensor, by: float) -> Tensor:
+    """Save as a JPEG of quality 95 (more bytes) or 60 (fewer), and look at what comes out."""
+    return decode(encode(image, "JPEG", quality=95 if by > 0 else 60))
+
+
+EDITS: dict[str, Edit] = {
+    "brightness": _brighter,
+    "contrast": _contrasted,
+    "saturation": _saturated,
+    "sharpness": _sharper,
+    "high_frequency": _finer,
+    "jpeg_size": _compressed,
+}
+
+
+@final
+@dataclass(frozen=True)
+class Leaning:
+    """How one property counts. Shares are of decided pairs, score changes in log-odds, averaged over pictures."""
+
+    people: float | None
+    """Share of pairs in which people preferred the picture with more of it."""
+    model: float | None
+    """Share of the same pairs in which the model does."""
+    slope: float
+    """Log-odds for one standard deviation more of it, from picture to picture of the same prompt."""
+    up: float
+    """What the score gains when a picture is given a tenth more of it."""
+    down: float
+    """What it gains when it is given a tenth less."""
+
+
+def probe(
+    model: Reward,
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    prompts: Sequence[str],
+    target: Tensor,
+    edited: int,
+) -> dict[str, Leaning]:
+    """Return how ``model`` leans, on pairs of pictures ``(3, H, W)`` with the share of votes for the left ``(P,)``.
+
+    The left pictures of the first ``edited`` pairs are edited.
+    """
+    measured = [torch.tensor([list(_properties(image).values()) for image in side]) for side in (left, right)]
+    more = measured[0] - measured[1]
+    margin = _scores(model, left, prompts) - _scores(model, right, prompts)
+    changes = _changes(model, left[:edited], prompts[:edited])
+    found = {}
+    for column, name in enumerate(EDITS):
+        difference = more[:, column]
+        asked = (target != 0.5) & (difference != 0) & torch.isfinite(margin) & (margin != 0)
+        sign = difference[asked] > 0
+        deviation = float((difference.square().mean() / 2).sqrt())
+        known = torch.isfinite(margin)
+        power = float(difference[known].square().sum())
+        slope = float((margin[known] * difference[known]).sum()) / power * deviation if power else 0.0
+        shares = [float((sign == side[asked]).double().mean()) for side in (target > 0.5, margin > 0)]
+        people, ours = (round(share, 4) if len(sign) else None for share in shares)
+        found[name] = Leaning(people, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
+    return found
+
+
+def _changes(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the mean change of the score under each edit upwards and downwards."""
+    before = _scores(model, images, prompts)
+    found: dict[str, tuple[float, float]] = {}
+    for name, edit in progress(list(EDITS.items()), "bias probe"):
+        ways = []
+        for by in (AMOUNT, -AMOUNT):
+            after = _scores(model, [edit(image, by).clamp(0, 1) for image in images], prompts)
+            change = (after - before)[torch.isfinite(after - before)]
+            ways.append(float(change.mean()) if len(change) else 0.0)
+        found[name] = (ways[0], ways[1])
+    return found
+
+
+def _scores(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+    """Return the scores of pictures of any sizes ``(B,)``, NaN where one failed."""
+    scores = torch.full((len(images),), torch.nan)
+    for shape in dict.fromkeys(image.shape for image in images):
+        rows = [row for row, image in enumerate(images) if image.shape == shape]
+        stacked = torch.stack([images[row] for row in rows])
+        scores[rows] = scores_of(model, stacked, [prompts[row] for row in rows], 16).mean
+    return scores
+
+
+def _properties(image: Tensor) -> dict[str, float]:
+    """Return what the edits change, of one picture; a statistic that a single pixel lacks is 0."""
+    found = {name: float(np.nan_to_num(float(STATISTICS[name](image[None])))) for name in list(EDITS)[:-1]}
+    return found | {"jpeg_size": len(encode(image, "JPEG", quality=95)) / image[0].numel()}
+
+
+def _blurred(image: Tensor, radius: int) -> Tensor:
+    return avg_pool2d(pad(image[None], [radius] * 4, "replicate"), 2 * radius + 1, 1)[0]

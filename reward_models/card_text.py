@@ -1,0 +1,152 @@
+"""The card of a trained reward model as Markdown, for a person."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .card import TIES, Card, verdict
+from .measures import RESAMPLES, Bin, Part
+
+MOST_TASTES = 15
+"""Named weights that are listed, the heaviest first."""
+
+
+def as_markdown(card: Card) -> str:
+    """Return the card for a person."""
+    parts = [
+        ["# Reward model"],
+        [f"**Alarm: {alarm}.**" for alarm in card.alarms],
+        [verdict(card)],
+        [card.measured.learning_curve.words] if card.measured.learning_curve else [],
+        ["[What it likes, in pictures](pictures.html)"],
+        [_table(("what", "value"), _figures(card))],
+        [
+            f"Split by {card.split.by}: no {card.split.by} is on both sides ({card.split.groups_held_out} groups held"
+            f" out, hash `{card.split.hash}`). The interval resamples these groups {RESAMPLES} times; {TIES}."
+        ],
+        _calibration(card.measured.calibration, card.ece),
+        _ties(card.measured.tie_curve),
+        _parts("Whom it agrees with", "annotator", card.measured.by_annotator),
+        _parts("On what", "criterion", card.measured.by_criterion),
+        _learning(card),
+        _tastes(card.head),
+        _bias(card),
+        _told(card.told),
+        ["The score is in log-odds against the average training picture. It is a guess outside what was voted on."],
+    ]
+    return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
+
+
+def _figures(card: Card) -> list[tuple[str, ...]]:
+    interval = " to ".join(map(_percent, card.held_out_accuracy_ci)) if card.held_out_accuracy_ci else "–"
+    return [
+        ("Family", card.family),
+        ("Held-out accuracy", _percent(card.held_out_accuracy)),
+        ("95 % interval", interval),
+        ("Ceiling of the annotators", _percent(card.ceiling)),
+        ("Accuracy ÷ ceiling", _percent(card.accuracy_of_ceiling)),
+        ("Held-out log-loss, nats (a guess: 0.693)", "–" if card.nll is None else f"{card.nll:.3f}"),
+        ("Calibration error (ECE)", "–" if card.ece is None else f"{card.ece:.3f}"),
+        ("Accuracy, log-loss on the training pairs", f"{_percent(card.train_accuracy)}, {card.train_nll:.3f}"),
+        ("Pairs to train on", str(card.pairs_train)),
+        ("Pairs held out, of these tied", f"{card.pairs_held_out}, {card.pairs_held_out_tied}"),
+        ("Standard deviation of the scores, log-odds", f"{card.score_std:.2f}"),
+    ]
+
+
+def _calibration(bins: Sequence[Bin], ece: float | None) -> list[str]:
+    if ece is None:
+        return []
+    rows = [(_percent(one.expected), _percent(one.observed), str(one.n)) for one in bins]
+    explained = (
+        "The chance that the model gave to its favourite of a held-out pair, and how often that was preferred. With few"
+        " pairs a bin, chance alone makes a difference."
+    )
+    return ["## Do its chances come true?", explained, _table(("expected", "happened", "pairs"), rows)]
+
+
+def _ties(curve: Sequence[Bin]) -> list[str]:
+    if not curve:
+        return []
+    rows = [(f"{one.expected:.2f}", _percent(one.observed), str(one.n)) for one in curve]
+    return ["## Ties", _table(("distance of the scores", "share of ties", "pairs"), rows)]
+
+
+def _parts(title: str, name: str, parts: Mapping[str, Part]) -> list[str]:
+    if not parts:
+        return []
+    rows = [
+        (_plain(key), _percent(part.accuracy), f"{_percent(part.low)} to {_percent(part.high)}", str(part.n))
+        for key, part in parts.items()
+    ]
+    return [f"## {title}", _table((name, "accuracy", "95 % interval", "votes held out"), rows)]
+
+
+def _learning(card: Card) -> list[str]:
+    curve = card.measured.learning_curve
+    if curve is None or not curve.points:
+        return []
+    rows = [(str(point.n), _percent(point.accuracy)) for point in curve.points]
+    explained = (
+        "By cross-validation over all pairs, with a ridge head on this model's evidence; carried on as a − b/√n."
+        f" {curve.words}"
+    )
+    return ["## What more labels would gain", explained, _table(("pairs learnt from", "accuracy on unseen"), rows)]
+
+
+def _tastes(head: Mapping[str, float]) -> list[str]:
+    if not head:
+        return []
+    heaviest = sorted(head.items(), key=lambda item: -abs(item[1]))[:MOST_TASTES]
+    rows = [(name, f"{weight:+.2f}") for name, weight in heaviest]
+    explained = (
+        "Log-odds of being preferred for one standard deviation more of each, the others being equal. What has no name,"
+        " such as a network's features, weighs in besides."
+    )
+    return ["## What it likes", explained, _table(("what", "log-odds"), rows)]
+
+
+def _bias(card: Card) -> list[str]:
+    if not card.measured.bias:
+        return []
+    rows = [
+        (
+            name.replace("_", " "),
+            _percent(one.people),
+            _percent(one.model),
+            f"{one.slope:+.2f}",
+            f"{one.up:+.2f}",
+            f"{one.down:+.2f}",
+        )
+        for name, one in card.measured.bias.items()
+    ]
+    explained = (
+        "How often people, and the model, preferred the picture with more of it; log-odds for one standard deviation"
+        " more of it, from picture to picture; and what the score gains when one picture is edited to have a tenth more"
+        " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size:"
+        " saved at quality 95, and at 60. Where the model leans further than people do, a generator that is tuned"
+        " against it will go there."
+    )
+    head = ("more of it", "people", "model", "slope", "edited +10 %", "edited −10 %")
+    return ["## What it leans on", explained, _table(head, rows)]
+
+
+def _told(told: Mapping[str, Any]) -> list[str]:
+    if not told:
+        return []
+    rows = [(name.replace("_", " "), _plain(value)) for name, value in told.items()]
+    return ["## Of its family", _table(("what", "value"), rows)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(value: Any) -> str:
+    """Return a name or value of a user's so that it stays in its cell."""
+    text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

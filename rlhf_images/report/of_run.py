@@ -1,0 +1,174 @@
+"""The report on a run from what lies in its folder, at any time: also while it is trained, and long after."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..best import kept_best
+from ..errors import BadInput
+from ..progress import say
+from ..recorded import Recorded, of_run, read
+from ..runs import read_record
+from ..track import read_rows
+from .content import Column, Compared, Content, Shot
+from .page import write_report
+from .summary import summarise
+from .votes import votes_on
+
+COMPARED = "compared"
+"""Where a finished comparison lies in a run's folder: ``compared.json`` names the generators, in order."""
+MAX_COLUMNS = 8
+"""Checkpoints in the gallery: the first, the best and the last, the others evenly chosen."""
+
+
+def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the `finetune` run (or the comparison) in or at ``folder``, and its record."""
+    here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
+    runs = [(path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "evaluate")]
+    if not runs:
+        raise BadInput(
+            f"{folder}: no finetune run in it; tune a generator first: accelerate launch scripts/finetune.py CONFIG"
+        )
+    if len(runs) > 1:
+        raise BadInput(f"{folder}: several runs in it ({', '.join(path.name for path, _ in runs)}); name one of them")
+    return runs[0]
+
+
+def report(folder: Path) -> Path:
+    """Write the report on the run at or in ``folder`` into it, and return its path."""
+    path = folder / "report.html"
+    write_report(path, content_of(folder))
+    return path
+
+
+def refresh(run: Path) -> None:
+    """Write the report on a run that goes on; what cannot be reported is said, and stops nothing."""
+    try:
+        report(run)
+    except BadInput as error:
+        say(f"no report yet: {error}")
+
+
+def content_of(folder: Path) -> Content:
+    """Return what there is to report of the run at or in ``folder``."""
+    run, record = find_run(folder)
+    evaluations, generators = of_run(run), compared(run)
+    if len(generators) < 2 and len(evaluations) < 1:
+        raise BadInput(f"{run}: nothing was evaluated yet; its first evaluation is written before the first step")
+    deciding, config = _deciding(record, run), record["config"]
+    training = [*evaluations, *evaluations][:2] if len(evaluations) < 2 else [evaluations[0], evaluations[-1]]
+    final = len(generators) >= 2
+    two = generators if final else dict(zip(("base", _step(training[1])), training, strict=True))
+    (first, base), (second, tuned), *_ = two.items()
+    card = read_card(Path(config["reward"])) if isinstance(config.get("reward"), str) else None
+    summary = summarise(two, deciding, card)
+    found = read_json(folder / "summary.json") if final and (folder / "summary.json").is_file() else {}
+    summary |= {"seconds": found.get("seconds") or {"finetune": float(record["seconds"])}}
+    chosen = kept_best(run)
+    shown = _columns(evaluations, chosen.get("step"), record) if evaluations else _named(generators)
+    generator = (config.get("generator") or {}).get("path")
+    return Content(
+        title=str(folder),
+        summary=summary,
+        compared=_pairs(base, tuned, deciding),
+        metrics=read_rows(run / "metrics.jsonl"),
+        evaluations=read_rows(run / "evaluations.jsonl"),
+        scores={
+            name: (base.scores[name].tolist(), tuned.scores[name][: base.count].tolist())
+            for name in base.scores
+            if name in tuned.scores
+        },
+        judge=deciding,
+        reward_card=card,
+        run=record,
+        compare_command=f"rlhf-images label --compare {generator} {run} --same-seed" if generator else None,
+        names=(first, second),
+        columns=[column for column, _ in shown],
+        shots=_shots([recorded for _, recorded in shown], deciding),
+        votes=votes_on(run, generator),
+        highest_labelled=record.get("highest_labelled"),
+        unfinished="" if record["finished"] else f"step {evaluations[-1].step or 0} of {config.get('steps', '?')}",
+        best=chosen,
+        generators=summary.get("generators") or {},
+    )
+
+
+def compared(run: Path) -> dict[str, Recorded]:
+    """Return the generators of the finished comparison in ``run`` by name, the base first; none where there is none."""
+    path = run / COMPARED / f"{COMPARED}.json"
+    if not path.is_file():
+        return {}
+    return {str(entry["name"]): read(run / COMPARED / str(entry["folder"])) for entry in read_json(path)["generators"]}
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """Return the card that `train-reward` wrote, or None for a reward that has none."""
+    return read_json(folder / "card.json") if (folder / "card.json").is_file() else None
+
+
+def _deciding(record: dict[str, Any], run: Path) -> str:
+    told = record["config"].get("evaluation") or record["config"]
+    if "deciding" not in told:
+        raise BadInput(f"{run}/run.json: names no deciding judge")
+    return str(told["deciding"])
+
+
+def _step(found: Recorded) -> str:
+    return f"step {found.step or 0}"
+
+
+def _columns(
+    evaluations: Sequence[Recorded], best: int | None, record: dict[str, Any]
+) -> list[tuple[Column, Recorded]]:
+    """Return the checkpoints to show: all, or the first, the best, the last and others evenly chosen."""
+    steps = [found.step or 0 for found in evaluations]
+    wanted = {round(place) for place in np.linspace(0, len(steps) - 1, min(len(steps), MAX_COLUMNS)).tolist()}
+    if best is not None and best in steps and (where := steps.index(best)) not in wanted:
+        wanted.remove(min(wanted - {0, len(steps) - 1} or {where}, key=lambda place: abs(place - where)))
+        wanted.add(where)
+    last = len(steps) - 1
+    found = []
+    for place in sorted(wanted):
+        notes = ["best"] if steps[place] == best else []
+        notes += ["last"] if place == last and record["finished"] else []
+        name = "base" if steps[place] == 0 else f"step {steps[place]}"
+        found.append((Column(name, ", ".join(notes)), evaluations[place]))
+    return found
+
+
+def _named(generators: dict[str, Recorded]) -> list[tuple[Column, Recorded]]:
+    return [(Column(name), found) for name, found in generators.items()]
+
+
+def _pairs(base: Recorded, tuned: Recorded, deciding: str) -> list[Compared]:
+    nothing = [math.nan] * base.count
+    before, after = (list(found.scores.get(deciding, nothing)) for found in (base, tuned))
+    rows = range(min(base.count, tuned.count))
+    prompts, seeds = base.prompts, base.seeds
+    return [
+        Compared(prompts[r], seeds[r], base.thumbnails[r], tuned.thumbnails[r], float(before[r]), float(after[r]))
+        for r in rows
+    ]
+
+
+def _shots(recorded: Sequence[Recorded], deciding: str) -> list[Shot]:
+    """Return the rows whose pictures every one of ``recorded`` kept."""
+    kept = sorted(set.intersection(*(set(found.kept) for found in recorded)))
+    prompts, seeds = recorded[0].prompts, recorded[0].seeds
+    shots = []
+    for row in kept:
+        scores = [float(found.scores[deciding][row]) if deciding in found.scores else math.nan for found in recorded]
+        shots.append(Shot(prompts[row], seeds[row], [found.picture(row) for found in recorded], scores))
+    return shots
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from None
