@@ -80,7 +80,7 @@ def keep_evidence(folder: Path, name: str, rollout: Rollout, process: int) -> No
 
     A disk that refuses them too changes nothing of the reason to stop.
     """
-    tensors = {"images": rollout.images, "x": rollout.x, "times": rollout.times}
+    tensors = {"images": rollout.images, "x0": rollout.x0, "x": rollout.x, "times": rollout.times}
     data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

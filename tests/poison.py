@@ -54,7 +54,7 @@ def latents(number: float) -> None:
 
     def poisoned(*arguments: object) -> object:
         drawn = rollout(*arguments)
-        drawn.x[0, -1].view(-1)[0] = number
+        drawn.x0[0].view(-1)[0] = number
         return drawn
 
     NFT.rollout = poisoned

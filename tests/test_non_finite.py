@@ -1,4 +1,4 @@
-"""A number that is not finite, anywhere, on any process, in any type: refused in the same step, by all, with evidence."""
+"""A number that is not finite, anywhere, on any process, in any type: refused in that step, by all, with evidence."""
 
 from pathlib import Path
 
