@@ -18,6 +18,7 @@ from torch import Tensor
 from . import recorded
 from .alarms import Alarm
 from .algorithms import Examples, Scored
+from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
@@ -120,20 +121,21 @@ def rounds(processes: Processes, assembled: Callable[[], Tuning], shown: str) ->
         with processes.agreed():
             parts = assembled()
         start = _resumed(parts)
+        spent = Efficiency(parts.config.steps - start, parts.config.generator, processes.device)
         with Interruption() as interruption:
-            _learn_all(parts, start, interruption, shown)
-        _finish(parts)
+            _learn_all(parts, start, spent, interruption, shown)
+        _finish(parts, spent.summary())
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {parts.config.out}")
 
 
-def _learn_all(parts: Tuning, start: int, interruption: Interruption, shown: str) -> None:
+def _learn_all(parts: Tuning, start: int, spent: Efficiency, interruption: Interruption, shown: str) -> None:
     """Take every step that is left, with the evaluations and checkpoints that are due between them."""
     config, processes, run = parts.config, parts.processes, parts.run
     note = dict[str, str]()
     for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
         try:
-            metrics = parts.learn(step)
+            metrics = spent.step(partial(parts.learn, step))
         except Stop as stop:
             with suppress(OSError):
                 run.save()
@@ -292,14 +294,15 @@ def _checkpoint(parts: Tuning, done: int) -> None:
     parts.processes.written(write)
 
 
-def _finish(parts: Tuning) -> None:
+def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
     """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+    say(said(efficiency))
 
     def write() -> None:
         with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
-        parts.run.save(finished=True)
+        parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
 
     parts.processes.written(write)

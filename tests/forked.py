@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +33,13 @@ PRELOADED = [
 context = get_context("forkserver")
 context.set_forkserver_preload(PRELOADED)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+
+
+def warm() -> None:
+    """Wait until the process that others are forked from has imported everything."""
+    process = context.Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
 
 
 class Launch:
@@ -77,6 +85,23 @@ def launched(stage: str, values: dict, count: int = 1, before=None) -> Launch:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(values))
     return Launch(stage, file, count, before)
+
+
+def kill_at(operation: int, rank: int) -> None:
+    """Kill this process, if it is the first, when it asks the disk for the ``operation``-th time."""
+    left = [operation]
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def asked(*arguments: object, **options: object) -> object:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return asked
+
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir") if rank == 0 else ():
+        setattr(os, name, counted(getattr(os, name)))
 
 
 def _rank(stage: str, file: str, rank: int, count: int, port: int, log: str, before) -> None:

@@ -103,6 +103,7 @@ OTHERS = {
     "prompts": ["b"],
     "evaluation.prompts": ["b"],
     "evaluation.judges": {"legible": "legibility"},
+    "evaluation.other_guidance": 4.5,
     "group_size": 12,
     "advantage": "centred",
     "lora": None,

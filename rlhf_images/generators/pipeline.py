@@ -118,8 +118,10 @@ class Generator:
         start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
         with self._encoders.held():
             for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
-                self._encode([prompt])
-            self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
+                self.encode_prompts([prompt])
+            self.encode_prompts(
+                list(self.pipe.encode_prompt.lengths.values())
+            )  # which asks how different lengths are joined
         self._encoders.finish()
 
     @torch.no_grad()
@@ -236,8 +238,8 @@ class Generator:
             return self.path.read(catching.model_output.float(), x, t, self.schedule.output)
         raise BadInput(f"{type(self.pipe).__name__}: its call never asked its scheduler for a step")
 
-    def _encode(self, prompts: list[str]) -> None:
-        """Run the pipeline's call up to the point where it prepares its latents: all prompts are encoded by then."""
+    def encode_prompts(self, prompts: list[str]) -> None:
+        """Encode ``prompts``: run the pipeline's call up to where it prepares its latents, by when all are encoded."""
 
         def leave(*_: Any, **__: Any) -> None:
             raise Caught

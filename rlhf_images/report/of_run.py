@@ -28,7 +28,9 @@ MAX_COLUMNS = 8
 def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the `finetune` run (or the comparison) in or at ``folder``, and its record."""
     here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
-    runs = [(path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "evaluate")]
+    runs = [
+        (path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "dpo", "evaluate")
+    ]
     if not runs:
         raise BadInput(
             f"{folder}: no finetune run in it; tune a generator first: accelerate launch scripts/finetune.py CONFIG"
