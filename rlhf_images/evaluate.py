@@ -105,13 +105,15 @@ def draw(
     return compared(run)
 
 
-def conclude(root: Path, summary: dict[str, Any], judges: list[str]) -> None:
+def conclude(
+    root: Path, summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = ("base", "tuned", "best")
+) -> None:
     """Write the summary and the report to ``root``, and say what came out."""
     if summary["win_rate"] is None:
         raise BadInput(f"the judge '{summary['judge']}' failed on every pair; choose another as evaluation.deciding")
     write_json(root / "summary.json", summary)
     path = report(root)
-    say(table(summary, judges))
+    say(table(summary, judges, names))
     say(f"report: {path}")
 
 
@@ -144,14 +146,13 @@ def stage_seconds(root: Path, record: dict[str, Any]) -> dict[str, float]:
     return seconds
 
 
-def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = ("base", "tuned")) -> str:
-    """Return the summary as the few lines that end a demo."""
+def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...]) -> str:
+    """Return the summary as the few lines that end a demo; the win rate is the second's of ``names``."""
     low, high = summary["win_rate_ci"]
-    shown = [name for name in (*names, "best") if f"diversity_{name}" in summary]
-    lines = [f"{'':24}" + "".join(f"{name[:9]:>10}" for name in shown)]
-    lines += [
-        f"{row:24}" + "".join(_shown(summary[f"{row}_{name}"]) for name in shown) for row in [*judges, "diversity"]
-    ]
+    wide = {name: max(10, len(name) + 2) for name in names if f"diversity_{name}" in summary}
+    lines = [f"{'':24}" + "".join(f"{name:>{width}}" for name, width in wide.items())]
+    for row in [*judges, "diversity"]:
+        lines.append(f"{row:24}" + "".join(f"{_shown(summary[f'{row}_{name}']):>{wide[name]}}" for name in wide))
     lines.append(
         f"{names[1]} preferred in {summary['win_rate']:.1%} of {summary['win_rate_pairs']} pairs by"
         f" '{summary['judge']}' (95 % CI {low:.1%} to {high:.1%}, clustered by {summary['win_rate_clusters']} prompts)"
@@ -167,4 +168,4 @@ def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = (
 
 
 def _shown(value: float | None) -> str:
-    return f"{'–':>10}" if value is None else f"{value:10.3f}"
+    return "–" if value is None else f"{value:.3f}"
