@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import final
 
 import psutil
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from .errors import ProcessLost
 
