@@ -38,6 +38,8 @@ REWARDS: dict[str, str] = {
     "pickscore": "reward_models.pickscore:PickScore.load",
     # in another process, environment or machine: remote@http://127.0.0.1:8720
     "remote": "reward_models.remote:Remote.load",
+    # a vision-language model that is asked: judge@FILE.yaml
+    "judge": "reward_models.judge:load",
     # the demo's
     "bold": "reward_models.bold:Bold",
     "legibility": "reward_models.legibility:Legibility",
@@ -48,6 +50,7 @@ FORMATS: dict[str, str] = {
     "rlhf-images preference model 1": "reward_models.preference:PreferenceModel.load",
     "rlhf-images head 1": "reward_models.head:Head.load",
     "rlhf-images clip 1": "reward_models.clip_preference:ClipPreference.load",
+    "rlhf-images checklist 1": "reward_models.train_checklist:load",
 }
 """What reads a folder of ``train-reward``, by the ``format`` of its reward.json."""
 

@@ -78,7 +78,7 @@ class Learnt:
 class Head(Reward):
     """Extractors, and what was learnt on their features. Made by `train_head`, or by `load`."""
 
-    can = Capabilities(differentiable=True, uncertainty=True, trainable=True)
+    can = Capabilities(differentiable=True, uncertainty=True, posterior=True, trainable=True)
     log_odds = True
 
     def __init__(self, looked_at: FeaturesConfig, made: dict[str, Extractor], learnt: Learnt, sizes: dict[str, int]):

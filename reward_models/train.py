@@ -26,10 +26,11 @@ from .family import Lesson
 from .measured import card_of
 from .picture_page import picture_page
 from .towers import TowersConfig
+from .train_checklist import ChecklistConfig
 from .train_clip import ClipConfig
 from .train_head import HeadConfig
 
-AnyFamily: TypeAlias = TowersConfig | HeadConfig | ClipConfig
+AnyFamily: TypeAlias = TowersConfig | HeadConfig | ClipConfig | ChecklistConfig
 """The config's ``model`` section: one of these, told apart by ``name``."""
 REFERENCE_SIZE = 1000
 """How many quantiles of the training pictures' scores a model keeps at most."""

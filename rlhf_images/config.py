@@ -186,8 +186,14 @@ def _refuse_foreign(tree: Any, source: str, key: str) -> None:
 
 
 def _reason(error: ValidationError, tree: Any) -> str:
-    """Return the first mistake as ``key: reason``; of a union's readings of a value, those that got furthest."""
-    mistakes = [(_key(mistake["loc"], mistake["type"] == "missing", tree), mistake) for mistake in error.errors()]
+    """Return the first mistake as ``key: reason``; of a union's readings of a value, those that got furthest.
+
+    Readings as a section of another ``name`` are none.
+    """
+    found = error.errors()
+    others = {one["loc"][:-1] for one in found if one["type"] == "literal_error" and one["loc"][-1] == "name"}
+    meant = [one for one in found if not any(one["loc"][: len(other)] == other for other in others)] or found
+    mistakes = [(_key(mistake["loc"], mistake["type"] == "missing", tree), mistake) for mistake in meant]
     key, first = max(mistakes, key=lambda pair: len(pair[0]))
     reasons = dict.fromkeys(mistake["msg"].removeprefix("Value error, ") for k, mistake in mistakes if k == key)
     reason = " or ".join([next(iter(reasons)), *(r.removeprefix("Input should be ") for r in list(reasons)[1:])])

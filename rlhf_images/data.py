@@ -116,10 +116,14 @@ def tensor(picture: Image.Image, size: int | None = None) -> Tensor:
 
 def encode(image: Tensor, form: str = "PNG", **options: Any) -> bytes:
     """Return picture ``(3, H, W)`` in [0, 1] as the bytes of a PNG (or another PIL format)."""
-    array = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, form, **options)
+    pil(image).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def pil(image: Tensor) -> Image.Image:
+    """Return picture ``(3, H, W)`` in [0, 1] as PIL's, rounded to bytes."""
+    return Image.fromarray((image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def _shown(picture: Image.Image) -> Image.Image:

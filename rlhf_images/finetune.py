@@ -5,11 +5,12 @@ process has a contiguous slice of these global indices. Sizes are totals over al
 changes nothing except memory.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from torch import Tensor
 from . import recorded
 from .alarms import Alarm
 from .algorithms import Examples, Scored
+from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
 from .files import disk_errors, sync_tree
-from .finetune_config import FIELDS, FinetuneConfig
+from .finetune_config import FIELDS, FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
@@ -51,21 +53,53 @@ ROUNDING = 1e-5
 """How far a likelihood ratio is from 1 where only the order of additions in float32 differs."""
 
 
-@final
 @dataclass(frozen=True)
-class Parts:
-    """What a run works with."""
+class Tuning(ABC):
+    """Abstract: what the rounds of a run work with, whatever they learn from."""
 
-    config: FinetuneConfig
+    config: TuningConfig
     processes: Processes
     run: Run
-    stream: PromptStream
     reward: Reward
+    """The trained one, or (`dpo`) one that only watches."""
     evaluator: Evaluator
     policy: Policy
-    statistics: PromptStatistics
     metrics: Log
     evaluations: Log
+
+    @abstractmethod
+    def learn(self, step: int) -> dict[str, float]:
+        """Take one step and return its metrics."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return plain values that a checkpoint has to keep besides the policy."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+
+
+@final
+@dataclass(frozen=True)
+class Parts(Tuning):
+    """What a run against a reward works with."""
+
+    config: FinetuneConfig
+    stream: PromptStream
+    statistics: PromptStatistics
+
+    def learn(self, step: int) -> dict[str, float]:
+        """Sample, score, compare and learn."""
+        return learn(self, step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the last scores of every prompt."""
+        return {"prompt_statistics": self.statistics.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.statistics.restore(state.get("prompt_statistics", {}))
 
 
 def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
@@ -75,13 +109,19 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
-    parts = _assembled(config, load_reward, processes, run)
+    return rounds(_assembled(config, load_reward, processes, run), "reward")
+
+
+def rounds(parts: Tuning, shown: str) -> None:
+    """Learn step by step, with evaluations, checkpoints and the metric ``shown`` beside the bar; save the weights."""
+    config, processes, run = parts.config, parts.processes, parts.run
     start = _resumed(parts)
     note: dict[str, str] = {}
+    spent = Efficiency(config.steps - start, config.generator, processes.device)
     with Interruption() as interruption:
-        for step in progress(range(start, config.steps), "finetune", config.steps, start, note):
+        for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
             try:
-                metrics = learn(parts, step)
+                metrics = spent.step(partial(parts.learn, step))
             except Stop as stop:
                 with suppress(OSError):
                     run.save()
@@ -91,7 +131,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
             processes.accelerator.log(metrics, step=done)
             if step == start and "ratio_off" in metrics:
                 say(_ratio_said(metrics["ratio_off"]))
-            note["reward"] = f"{metrics['reward']:.3f}"
+            note[shown] = f"{metrics[shown]:.3f}"
             stopping = processes.any(interruption.signal != 0 or processes.orphaned)
             raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
             alarmed = config.stop_on_alarm and processes.any(bool(raised))
@@ -103,7 +143,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
                 raise Alarmed(
                     f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
                 )
-    _finish(parts)
+    _finish(parts, spent.summary())
     processes.accelerator.end_training()
     return say(f"tuned weights saved to {config.out}")
 
@@ -178,14 +218,14 @@ def _assembled(
     policy = Policy(generator, names, config.optimizer, processes)
     statistics = PromptStatistics(config.prompt_statistics)
     metrics, evaluations = (Log(run.folder / f"{name}.jsonl", writes=run.writes) for name in ("metrics", "evaluations"))
-    return Parts(config, processes, run, stream, reward, evaluator, policy, statistics, metrics, evaluations)
+    return Parts(config, processes, run, reward, evaluator, policy, metrics, evaluations, stream, statistics)
 
 
-def _resumed(parts: Parts) -> int:
+def _resumed(parts: Tuning) -> int:
     """Put the newest checkpoint back, take back what was logged after it, and return its step; evaluate a new run."""
     parts.processes.wait()
     state = parts.policy.restore(parts.run.folder / "checkpoints")
-    parts.statistics.restore(state.get("prompt_statistics", {}))
+    parts.restore(state)
     start = int(state["step"])
     if parts.config.steps < start:
         raise BadInput(f"{parts.config.out}: steps {parts.config.steps}, but {start} are done; choose another 'out'")
@@ -217,7 +257,7 @@ def _resumed(parts: Parts) -> int:
     return start
 
 
-def _measured(parts: Parts) -> dict[str, list[float]]:
+def _measured(parts: Tuning) -> dict[str, list[float]]:
     """Return by what the reward has to be normalised, if it has: its scores of the base generator's pictures."""
     if not parts.reward.unmeasured():
         return {}
@@ -225,26 +265,27 @@ def _measured(parts: Parts) -> dict[str, list[float]]:
     return measured(parts.reward, lambda part: parts.evaluator.scores(part, drawn))
 
 
-def _checkpoint(parts: Parts, done: int) -> None:
+def _checkpoint(parts: Tuning, done: int) -> None:
     """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
 
     def write() -> None:
         for log in (parts.metrics, parts.evaluations):
             log.sync()
-        parts.policy.save(parts.run.folder / "checkpoints", done, {"prompt_statistics": parts.statistics.state})
+        parts.policy.save(parts.run.folder / "checkpoints", done, parts.state())
         parts.run.save()
 
     parts.processes.written(write)
 
 
-def _finish(parts: Parts) -> None:
+def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
     """Write the tuned weights as plain diffusers reads them; they are on disk before the run is said to be finished."""
+    say(said(efficiency))
 
     def write() -> None:
         with parts.policy.kept(), disk_errors(parts.run.folder):
             save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
         sync_tree(parts.run.folder)
-        parts.run.save(finished=True)
+        parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
 
     parts.processes.written(write)
@@ -321,7 +362,7 @@ def _ratio_said(off: float) -> str:
     )
 
 
-def _evaluate(parts: Parts, done: int) -> list[Alarm]:
+def _evaluate(parts: Tuning, done: int) -> list[Alarm]:
     """Evaluate the fixed prompts and seeds after ``done`` steps, and let the main process keep what came of it.
 
     Return the alarms that come up, on the main process.

@@ -42,48 +42,31 @@ FIELDS = Fields(
 """What may change when a run continues."""
 
 
-@final
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One run. The defaults are those of DiffusionNFT."""
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """Abstract: what every stage that tunes a generator is told."""
 
     generator: GeneratorConfig
     """The pipeline that is tuned, and how it is called."""
-    prompts: str | tuple[str, ...]
-    """``digits``, a text file with one prompt a line, or a list."""
-    reward: RewardSpec
-    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
-    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     out: str
     """Folder of the run."""
     evaluation: EvaluationConfig
     """What is looked at during the run and after it."""
+    reward: RewardSpec
+    """A folder written by `train-reward`, a name in the table of rewards, or ``module:attribute`` of your own; or a
+    mapping of these to weights (each normalised, then summed), or a list of them (an ensemble: their mean)."""
     seed: NonNegative = 0
     """Of every random number of the training."""
     steps: Count = 100
     """Rounds of sampling and learning."""
-    prompts_per_step: Count = 48
-    """P, over all processes."""
-    group_size: Count = 24
-    """K pictures of each prompt, compared with one another."""
-    updates_per_step: Count = 1
-    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
     micro_size: Count = 8
     """Pictures or examples in one forward pass on one process."""
-    algorithm: AnyAlgorithm = field(default_factory=NFT)
-    """Which objective, and its hyperparameters."""
-    advantage: Literal["centred", "leave_one_out", "group_std", "global_std", "per_prompt"] = "global_std"
-    """How a picture is compared: with its group, or (``per_prompt``) with the last scores of its prompt over steps."""
-    prompt_statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    """What ``advantage: per_prompt`` remembers."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """Adapters; null trains all weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW."""
     average_decay: Fraction = 0.0
     """Above 0, an exponential average of the weights over steps is what is evaluated and saved."""
-    tolerated_failures: Fraction = 0.0
-    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
     stop_on_alarm: bool = False
     """Whether the run stops, with exit code 6, at the evaluation that raises an alarm (docs/alarms.md)."""
     checkpoint_every: Count = 20
@@ -91,6 +74,29 @@ class FinetuneConfig:
     trackers: tuple[str, ...] = ()
     """Where the metrics go besides `metrics.jsonl`, by accelerate's names: tensorboard (a folder ``trackers`` of the
     run), wandb, trackio …; some of them send what they are given away."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TuningConfig):
+    """One run. The defaults are those of DiffusionNFT."""
+
+    prompts: str | tuple[str, ...]
+    """``digits``, a text file with one prompt a line, or a list."""
+    prompts_per_step: Count = 48
+    """P, over all processes."""
+    group_size: Count = 24
+    """K pictures of each prompt, compared with one another."""
+    updates_per_step: Count = 1
+    """Optimiser steps on each round's pictures; divides the group size, so that each sees a share of every group."""
+    algorithm: AnyAlgorithm = field(default_factory=NFT)
+    """Which objective, and its hyperparameters."""
+    advantage: Literal["centred", "leave_one_out", "group_std", "global_std", "per_prompt"] = "global_std"
+    """How a picture is compared: with its group, or (``per_prompt``) with the last scores of its prompt over steps."""
+    prompt_statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    """What ``advantage: per_prompt`` remembers."""
+    tolerated_failures: Fraction = 0.0
+    """Share of a step's pictures whose reward may fail before the run stops; failed ones are masked, never scored 0."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not go together."""

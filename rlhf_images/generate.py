@@ -12,7 +12,7 @@ from .data import encode
 from .errors import NonFinite
 from .generators import Generator, GeneratorConfig
 from .generators.lora import load_trained
-from .preferences import Pairs, Picture, PreferencePair
+from .preferences import Pairs, Picture, PreferencePair, latents
 from .preferences.pairs import picture_id
 from .progress import progress, say
 from .prompts import read_prompts
@@ -38,6 +38,8 @@ class GenerateConfig:
     """Each pair has two pictures of its own, which no other pair shows."""
     seed: NonNegative = 0
     """Of the pictures."""
+    keep_latents: bool = True
+    """Keep the latents beside the pictures, which spares `dpo` the encoder; 0.25 MB each for SD3 at 512²."""
     micro_size: Count = 64
     """Pictures sampled at a time."""
 
@@ -46,7 +48,7 @@ FIELDS = Fields(
     frozen="""
         generator.path generator.steps generator.guidance generator.negative_prompt generator.embedded_guidance
         generator.height generator.width generator.dtype generator.call generator.compile generator.attention
-        prompts tuned pairs_per_prompt seed
+        prompts tuned pairs_per_prompt keep_latents seed
     """,
     free="""
         out micro_size
@@ -74,9 +76,12 @@ def generate(config: GenerateConfig) -> None:
     for start in progress(starts, "generate"):
         index = list(range(start, min(start + config.micro_size, len(wanted))))
         part = [wanted[i] for i in index]
-        for i, prompt, image in zip(index, part, _images(generator, part, index, config.seed), strict=True):
-            data = encode(image)
+        images, x0 = _drawn(generator, part, index, config.seed)
+        for row, (i, prompt) in enumerate(zip(index, part, strict=True)):
+            data = encode(images[row])
             pictures.append((data, Picture(picture_id(data), prompt, config.seed, i, settings)))
+            if config.keep_latents:
+                latents.keep(run.folder, picture_id(data), x0[row])
     ids = [picture.id for _, picture in pictures]
     pairs = [
         PreferencePair(f"{i // 2:06d}", wanted[i], ids[i], ids[i + 1])
@@ -92,8 +97,9 @@ def _inputs(config: GenerateConfig) -> tuple[str, ...]:
     return (config.generator.path, *((config.tuned,) if config.tuned else ()))
 
 
-def _images(generator: Generator, prompts: list[str], index: list[int], seed: int) -> torch.Tensor:
-    images = sample(generator, prompts, index, Randomness(seed), len(prompts)).images
-    if not bool(torch.isfinite(images).all()):
+def _drawn(generator: Generator, prompts: list[str], index: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pictures and the latents that they were decoded from."""
+    drawn = sample(generator, prompts, index, Randomness(seed), len(prompts))
+    if not bool(torch.isfinite(drawn.images).all()):
         raise NonFinite("a drawn picture is not finite; try generator.dtype bfloat16 or float32")
-    return images
+    return drawn.images, drawn.x0

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .config import differences
 from .data import DIGIT_CAPTIONS
@@ -17,11 +16,10 @@ from .files import write_json
 from .preferences import Choice, Event, Pairs, PreferencePair
 from .preferences.assignment import Assignment
 from .preferences.events import CHOICES, SCRIPTED, is_script, other_side
-from .preferences.order import telling_first
 from .preferences.summary import Summary, summarise, told
 from .progress import progress, say
 from .randomness import Randomness
-from .reward import Reward, scores_of
+from .reward import Reward
 from .runs import elapsed
 
 BATCH = 64
@@ -64,31 +62,6 @@ def label_by_hand(
     done, total = assignment.progress(annotator) if annotator is not None else (0, 1)
     over = done >= total or len(pairs.labelled()) == len(pairs.pairs)
     tell(pairs, gold, blind=not over)
-
-
-def doubtful_first(pairs: Pairs, rewards: Mapping[str, Reward]) -> list[str]:
-    """Return the ids of ``pairs``, first those that divide the ``rewards`` and leave them undecided; see `order`.
-
-    A reward's chance for the left picture is the logistic function of the difference of its two scores, in units of
-    their root mean square over the round. Pairs that cannot be read, or that a reward cannot judge, are left out.
-    """
-    unread = pairs.unreadable(pairs.pairs)
-    judged = [pair for pair in pairs.pairs if pair.pair not in unread]
-    columns = []
-    for name, reward in rewards.items():
-        if reward.can.groupwise:
-            raise BadInput(f"{name}: scores groups of pictures, and a pair has none; choose another")
-        parts = [judged[start : start + BATCH] for start in range(0, len(judged), BATCH)]
-        found = [_difference(pairs, part, reward) for part in progress(parts, f"doubts of {name}")]
-        columns.append(torch.cat(found) if found else torch.zeros(0))
-    differences = torch.stack(columns)
-    known = differences.isfinite().all(0)
-    if not bool(known.any()):
-        raise BadInput(f"--doubts-of {' '.join(rewards)}: no pair in {pairs.folder} can be judged by all of them")
-    differences = differences[:, known]
-    size = differences.square().mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    chances = torch.sigmoid(differences / size).double().numpy()
-    return telling_first([pair for pair, use in zip(judged, known.tolist(), strict=True) if use], chances)
 
 
 def tell(pairs: Pairs, gold: Mapping[str, Choice], *, blind: bool = False) -> None:
@@ -173,21 +146,6 @@ def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: i
             card, _described(annotator, noise, seed) | {"votes": len(known) + new, "seconds": before + elapsed()}
         )
     say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {pairs.folder}; next: rlhf-images train-reward")
-
-
-def _difference(pairs: Pairs, batch: list[PreferencePair], reward: Reward) -> Tensor:
-    """Return the score of each left picture less that of the right one ``(B,)``; NaN where either failed."""
-    sides = []
-    for side in ("left", "right"):
-        images = [pairs.image(getattr(pair, side)) for pair in batch]
-        scores = torch.full((len(batch),), torch.nan)
-        for shape in dict.fromkeys(image.shape for image in images):
-            rows = [row for row, image in enumerate(images) if image.shape == shape]
-            stacked, prompts = torch.stack([images[row] for row in rows]), [batch[row].prompt for row in rows]
-            scored = scores_of(reward, stacked, prompts, len(rows))
-            scores[rows] = scored.mean.masked_fill(~scored.valid, torch.nan)
-        sides.append(scores)
-    return sides[0] - sides[1]
 
 
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:

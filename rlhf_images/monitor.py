@@ -7,14 +7,14 @@ from .alarms import Alarm, write_alarms
 from .best import keep_best
 from .evaluator import Evaluation
 from .files import disk_errors
-from .finetune_config import FinetuneConfig
+from .finetune_config import TuningConfig
 from .generators import Generator
 from .generators.lora import save_trained
 from .track import save_grid
 
 
 def keep_evaluation(
-    run: Path, config: FinetuneConfig, generator: Generator, evaluation: Evaluation, step: int
+    run: Path, config: TuningConfig, generator: Generator, evaluation: Evaluation, step: int
 ) -> tuple[dict[str, float], list[Alarm]]:
     """Write what ``generator`` drew after ``step`` finished steps into the folder ``run``, with its adapters.
 

@@ -170,10 +170,12 @@ def changes(made: Plan, load_reward: Callable[[RewardSpec], Reward]) -> list[str
     for name, changed in options:
         if made.fits:
             return found
+        counted_anew = changed.micro_size != made.config.micro_size or changed.generator.recompute_activations
         try:
-            made = plan(changed, load_reward, made.card, made.processes)
+            rehearsal = rehearse(changed, load_reward) if counted_anew else made.rehearsal
         except BadInput:  # a network that cannot recompute
             continue
+        made = replace(made, config=changed, rehearsal=rehearsal)
         found.append(f"{name}: {_bytes(sum(made.memory().values()))} a card")
     if not made.fits:
         found.append("a card with more memory" if config.lora is not None else "lora: adapters instead of all weights")

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from .algorithms import Algorithm, Examples
+from .algorithms import Examples, Objective
 from .checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, prefixed, save_checkpoint, under
 from .config import Fraction, Positive, Weight
 from .errors import BadInput, NonFinite
@@ -53,7 +53,7 @@ class Policy:
 
     def update(
         self,
-        algorithm: Algorithm,
+        algorithm: Objective,
         reward: Reward,
         examples: Examples,
         total: int,

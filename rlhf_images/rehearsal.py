@@ -94,7 +94,7 @@ def _counted(
     micro, randomness = len(prompts), Randomness(config.seed)
     laps = _Laps()
     with laps.meter:
-        generator.remember(prompts)
+        generator.encode_prompts(prompts)
         encoding = laps.next()
         rollout = config.algorithm.rollout(
             generator, policy.snapshots, prompts, list(range(micro)), randomness, config.micro_size

@@ -34,6 +34,8 @@ class Capabilities:
     """It has its own way of comparing two pictures, `Reward.prefer`, beside a score for each."""
     uncertainty: bool = False
     """``std`` comes with ``mean``."""
+    posterior: bool = False
+    """It says which scores it is unsure of together: `Reward.doubts`."""
     trainable: bool = False
     """Its weights are learnt from votes by a stage of this package."""
     remote: bool = False

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_images import finetune_config, generate, pretrain, runs
+from rlhf_images import dpo, finetune_config, generate, pretrain, runs
 from rlhf_images.changes import Fields
 from rlhf_images.config import build, fields_of, plain
+from rlhf_images.dpo import DPOConfig
 from rlhf_images.errors import BadInput
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generate import GenerateConfig
@@ -20,6 +21,7 @@ STAGES = {
     "finetune": (FinetuneConfig, finetune_config.FIELDS, ["algorithm"]),
     "pretrain": (PretrainConfig, pretrain.FIELDS, []),
     "generate": (GenerateConfig, generate.FIELDS, []),
+    "dpo": (DPOConfig, dpo.FIELDS, []),
 }
 """Config, its table, and the sections of which every field, also one to come, has one class."""
 

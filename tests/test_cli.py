@@ -23,7 +23,13 @@ from rlhf_images.preferences import Pairs, Picture, PreferencePair
 from rlhf_images.preferences.pairs import picture_id
 
 SOURCE = Path(__file__).parents[1]
-SHIPPED = {"pretrain": "pretrain", "generate": "generate", "train-reward": "reward", "finetune": "finetune"}
+SHIPPED = {
+    "pretrain": "pretrain",
+    "generate": "generate",
+    "train-reward": "reward",
+    "finetune": "finetune",
+    "dpo": "dpo",
+}
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import test_report
 import torch
 
 from rlhf_images.cli import run
@@ -198,3 +199,31 @@ def test_on_the_command_line(runs, tmp_path, capsys):
 def test_an_option_that_would_do_nothing_is_refused(words, said, capsys):
     assert run(["label", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_votes_reach_the_verdict_of_the_run_by_themselves(runs, tmp_path):
+    """Beside the run, blind, of people only: a script's votes and another comparison's do not count."""
+    from rlhf_images.report.verdict import verdict
+    from rlhf_images.report.votes import votes_on
+
+    shutil.copytree(runs / "tuned", tmp_path / "tuned")
+    base, run_folder = str(runs / "plain"), tmp_path / "tuned"
+    assert votes_on(run_folder, base) == []
+    pairs = Pairs(compare(CompareConfig(base, str(run_folder), str(tmp_path / "blind"), pairs=6)))
+    assert votes_on(run_folder, base) == []
+    for number, pair in enumerate(pairs.pairs):
+        pairs.store.add([Event(f"a{number}", "vote", pair.pair, "ann", "right" if number < 4 else "tie")])
+        pairs.store.add([Event(f"s{number}", "vote", pair.pair, "scripted:bold", "left")])
+    (votes,) = votes_on(run_folder, base)
+    assert (votes.before, votes.votes, votes.prompts, votes.people) == ("base", 6, 3, 1)
+    assert votes.value == pytest.approx(5 / 6)
+    assert votes_on(run_folder, str(runs / "other")) == []
+
+    given = test_report.content(votes=[votes], rate=0.1, ci=(0.05, 0.2))
+    found = verdict(given)
+    assert found.sentence.startswith(
+        "Preferred over the base in 83\u00a0% of 6 blind votes by one person (95\u00a0% CI "
+    )
+    assert "clustered by 3 prompts" in found.sentence
+    assert found.outcome == ("better" if votes.low > 0.5 else "unclear")  # whatever the judge says
+    assert found.also.startswith("Preferred over the base in 10\u00a0% of 240 pairs by the judge")

@@ -109,6 +109,9 @@ def test_the_weights_move_and_the_same_run_is_the_same(config, uninterrupted):
     assert_same(uninterrupted, again, 0)
     assert any(value.abs().max() > 0 for name, value in again[0].items() if "lora_B" in name)
     assert [row["step"] for row in again[1]] == [1, 2, 3, 4]
+    efficiency = json.loads(Path(config["out"], "run.json").read_text())["efficiency"]
+    assert 0 < efficiency["fraction"] < 1
+    assert efficiency["flops_per_step"] > 0
     evaluated = [json.loads(line)["step"] for line in Path(config["out"], "evaluations.jsonl").read_text().splitlines()]
     assert evaluated == [0, 2, 4]
 

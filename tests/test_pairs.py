@@ -11,8 +11,9 @@ import torch
 
 import reward_models
 from rlhf_images.data import DIGIT_CAPTIONS, encode
+from rlhf_images.doubts import doubtful_first
 from rlhf_images.errors import BadInput
-from rlhf_images.label import doubtful_first, label_by_hand, label_scripted, next_command, read_gold, tell
+from rlhf_images.label import label_by_hand, label_scripted, next_command, read_gold, tell
 from rlhf_images.preferences import Event, LabelledPair, Pairs, Picture, PreferencePair
 from rlhf_images.preferences.events import CHOICES
 from rlhf_images.preferences.pairs import picture_id
@@ -336,3 +337,5 @@ def test_doubts_come_first(tmp_path):
     blind = FunctionReward(lambda images, prompts: torch.full((len(prompts),), torch.nan))
     with pytest.raises(BadInput, match=r"no pair in .* can be judged"):
         doubtful_first(pairs, {"blind": blind})
+    with pytest.raises(BadInput, match="wants one reward model with a posterior"):
+        doubtful_first(pairs, {"bright": BRIGHT}, "d_optimal")

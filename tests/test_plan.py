@@ -97,7 +97,7 @@ def measured_peak(config):
     make_trainable(generator, config.lora, config.seed)
     policy = Policy(generator, config.algorithm.snapshots(), config.optimizer, Processes())
     prompts, randomness, reward = [PROMPTS[0]] * 8, Randomness(0), load_reward(config.reward)
-    generator.remember(prompts)
+    generator.encode_prompts(prompts)
 
     def sampled():
         return config.algorithm.rollout(generator, policy.snapshots, prompts, list(range(8)), randomness, 8)
@@ -150,11 +150,11 @@ def test_more_cards_share_the_work_and_gradients_cross(folders):
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(folders):
-    config = config_of(folders["small"])
+    config = config_of(folders["tiny"], micro_size=8)
     roomy = plan(config, load_reward, CARDS["rtx4090"], 1)
     assert roomy.fits
     assert changes(roomy, load_reward) == []
-    least = plan(config_of(folders["small"], micro_size=4), load_reward, CARDS["rtx4090"], 1)
+    least = plan(config_of(folders["tiny"], micro_size=4), load_reward, CARDS["rtx4090"], 1)
     memory = 1.01 * sum(least.memory().values())
     made = dataclasses.replace(roomy, card=dataclasses.replace(roomy.card, memory=memory))
     assert "DOES NOT FIT" in text(table(made))
@@ -162,7 +162,8 @@ def test_what_does_not_fit_is_said_with_what_to_change(folders):
     assert told[0].startswith("generator.text_encoders: offload")
     assert told[-1].startswith("micro_size: ")
     assert float(told[-1].split(": ")[-1].split()[0]) * 1e6 <= memory
-    hopeless = plan(config_of(folders["tiny"], micro_size=1), load_reward, dataclasses.replace(roomy.card, memory=1), 1)
+    hopeless = dataclasses.replace(least, card=dataclasses.replace(least.card, memory=1))
+    hopeless = dataclasses.replace(hopeless, config=dataclasses.replace(least.config, micro_size=1))
     told = changes(hopeless, load_reward)
     assert told[-2].startswith("generator.recompute_activations: true")
     assert told[-1] == "a card with more memory"

@@ -3,7 +3,7 @@
 from typing import TypeAlias, get_args
 
 from .awm import AWM
-from .base import Algorithm, Examples, Scored
+from .base import Algorithm, Examples, Objective, Scored
 from .best_of_group import BestOfGroup
 from .ddpo import DDPO
 from .direct_align import DirectAlign
@@ -27,4 +27,4 @@ AnyAlgorithm: TypeAlias = Forward | Gradient | Direct | OnlineDPO
 ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in get_args(AnyAlgorithm)}
 """The algorithms by name."""
 
-__all__ = ["ALGORITHMS", "NFT", "Algorithm", "AnyAlgorithm", "Examples", "Scored"]
+__all__ = ["ALGORITHMS", "NFT", "Algorithm", "AnyAlgorithm", "Examples", "Objective", "Scored"]

@@ -44,7 +44,17 @@ class Examples(Batch):
     image: list[int]
 
 
-class Algorithm(ABC):
+class Objective(ABC):
+    """What an optimiser's step asks for: a loss an example."""
+
+    @abstractmethod
+    def loss(
+        self, generator: Generator, snapshots: Snapshots, reward: Reward, examples: Examples
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss ``(N,)`` of each example, with gradient, and metrics ``(N,)`` without."""
+
+
+class Algorithm(Objective):
     """A frozen dataclass of hyperparameters and these methods. It knows no model, reward or process."""
 
     name: str
@@ -55,10 +65,10 @@ class Algorithm(ABC):
     differentiates_reward: ClassVar[bool] = False
     """Whether its loss needs the gradient of the reward with respect to the picture."""
 
-    def check(self, steps: int) -> None:  # noqa: B027 - most fit any schedule
+    def check(self, steps: int) -> None:
         """Raise ValueError where the hyperparameters do not fit a schedule of ``steps`` sampling steps."""
 
-    def check_path(self, path: Path) -> None:  # noqa: B027 - most fit any noise path
+    def check_path(self, path: Path) -> None:
         """Raise `BadInput` where it is not made for generators of this noise ``path``."""
 
     @abstractmethod
@@ -80,12 +90,6 @@ class Algorithm(ABC):
     @abstractmethod
     def examples(self, rollout: Rollout, scored: Scored, generator: Generator, randomness: Randomness) -> Examples:
         """Return the examples that this process's pictures give."""
-
-    @abstractmethod
-    def loss(
-        self, generator: Generator, snapshots: Snapshots, reward: Reward, examples: Examples
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss ``(N,)`` of each example, with gradient, and metrics ``(N,)`` without."""
 
     @abstractmethod
     def after_step(self, snapshots: Snapshots, step: int) -> None:

@@ -86,7 +86,7 @@ def noised(
 ) -> Noised:
     """Return ``times_per_image`` examples of each picture; the noise and times hang on its global index alone."""
     number, x0 = times_per_image, rollout.x0.repeat_interleave(times_per_image, 0)
-    t = _stratified(rollout.times[:, :-1], randomness.uniform("noised time", rollout.index, (number,)))
+    t = stratified(rollout.times[:, :-1], randomness.uniform("noised time", rollout.index, (number,)))
     eps = randomness.normal("noised noise", rollout.index, (number, *rollout.x0.shape[1:])).flatten(0, 1).to(x0)
     t = t.flatten().to(x0.device)
     return Noised(
@@ -105,6 +105,16 @@ def denoising_error(path: Path, prediction: Prediction, x0: Tensor, eps: Tensor,
     return objectives.squared_error(path.velocity(prediction, t), path.velocity(Prediction(x0, eps), t))
 
 
+def output_error(generator: Generator, prediction: Prediction, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return ``(N,)`` the squared error of what the network itself says: eps, where it was trained to, else velocity.
+
+    On a variance-preserving path the two differ by the factor alpha(t)², which is small where there is much noise.
+    """
+    if generator.schedule.output == "epsilon":
+        return objectives.squared_error(prediction.eps, eps)
+    return denoising_error(generator.path, prediction, x0, eps, t)
+
+
 def distance(generator: Generator, snapshots: Snapshots, name: str, batch: Noised, new: Prediction) -> Tensor:
     """Return ``(N,)`` ‖v − v_name‖² between the policy and a snapshot: up to a factor their KL along the path."""
     with snapshots.use(name):
@@ -113,7 +123,7 @@ def distance(generator: Generator, snapshots: Snapshots, name: str, batch: Noise
     return objectives.squared_error(velocity, anchor)
 
 
-def _stratified(times: Tensor, uniform: Tensor) -> Tensor:
+def stratified(times: Tensor, uniform: Tensor) -> Tensor:
     """Return one time in each of S equal parts of the schedule ``times (B, T)``, at ``uniform (B, S)`` within it."""
     strata = torch.arange(uniform.shape[1])
     position = (strata + uniform) / uniform.shape[1] * (times.shape[1] - 1)

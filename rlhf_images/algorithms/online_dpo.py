@@ -5,8 +5,9 @@ Groups without a difference give no pair. Where we differ from online variants e
 process drew it, so a group may straddle processes, and a tie is no pair instead of an arbitrary one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, cast, final
 
 import torch
@@ -23,6 +24,11 @@ from ..sampling import Rollout, sample
 from ..snapshots import Snapshots
 from .base import Algorithm, Examples, Scored
 from .forward_process import denoising_error, noised
+
+Noise = tuple[Tensor, Tensor]
+"""``eps (N, …)`` and the times ``t (N,)`` that it noises to."""
+Measure = Callable[[Prediction, Tensor, Tensor, Tensor], Tensor]
+"""``(prediction, x0, eps, t) -> (N,)``: a denoising error."""
 
 
 @final
@@ -93,7 +99,9 @@ class OnlineDPO(Algorithm):
         """Return Diffusion-DPO's loss, and ``dpo_accuracy``: whether the winner's error fell more than the loser's."""
         del reward
         batch = cast(NoisedPairs, examples)
-        won, lost = error_changes(generator, snapshots, batch)
+        sides = (batch.x0_won, batch.x0_lost)
+        measure = partial(denoising_error, generator.path)
+        won, lost = error_changes(generator, snapshots, batch.prompts, sides, (batch.eps, batch.t), measure)
         loss = objectives.diffusion_dpo(won, lost, self.beta)
         return loss, {"dpo_accuracy": (won < lost).to(loss.dtype)}
 
@@ -101,19 +109,25 @@ class OnlineDPO(Algorithm):
         """Do nothing."""
 
 
-def error_changes(generator: Generator, snapshots: Snapshots, batch: NoisedPairs) -> tuple[Tensor, Tensor]:
-    """Return the denoising errors ``(N,)`` of winners and losers, each less the reference's."""
-    prompts, t = [*batch.prompts, *batch.prompts], torch.cat([batch.t, batch.t])
-    x0, eps = torch.cat([batch.x0_won, batch.x0_lost]), torch.cat([batch.eps, batch.eps])
+def error_changes(
+    generator: Generator,
+    snapshots: Snapshots,
+    prompts: Sequence[str],
+    sides: tuple[Tensor, Tensor],
+    noise: Noise,
+    measure: Measure,
+) -> tuple[Tensor, Tensor]:
+    """Return the errors ``(N,)`` by ``measure`` on the pictures ``x0 (N, …)`` of both sides, less the reference's.
+
+    Both sides of a pair are noised by the same ``eps`` to the same ``t``.
+    """
+    eps, t = (torch.cat([part, part]) for part in noise)
+    both, x0 = [*prompts, *prompts], torch.cat(sides)
     x = generator.path.add_noise(x0, eps, t)
-
-    def error(prediction: Prediction) -> Tensor:
-        return denoising_error(generator.path, prediction, x0, eps, t)
-
     with snapshots.use("reference"):
-        reference = error(generator.predict(prompts, x, t))
-    won, lost = (error(generator.predict(prompts, x, t)) - reference).chunk(2)
-    return won, lost
+        reference = measure(generator.predict(both, x, t), x0, eps, t)
+    first, second = (measure(generator.predict(both, x, t), x0, eps, t) - reference).chunk(2)
+    return first, second
 
 
 def _best_and_worst(rewards_PK: Tensor, valid_PK: Tensor) -> tuple[list[int], list[int]]:

@@ -46,6 +46,14 @@ def _finetune(options: argparse.Namespace) -> None:
     finetune(configs.load(FinetuneConfig, options.config, overrides), load)
 
 
+def _dpo(options: argparse.Namespace) -> None:
+    from reward_models import load
+
+    from ..dpo import DPOConfig, dpo
+
+    dpo(configs.load(DPOConfig, options.config, options.overrides), load)
+
+
 def _shipped(stage: str) -> list[str]:
     name = {"train-reward": "reward.yaml"}.get(stage, f"{stage}.yaml")
     return [config for config in configs.shipped() if config.endswith(name)]
@@ -59,5 +67,6 @@ RUNS: dict[str, tuple[str, Callable[[argparse.Namespace], None]]] = {
         "tune the generator against a reward (or: accelerate launch scripts/finetune.py CONFIG)",
         _finetune,
     ),
+    "dpo": ("tune the generator on labelled pairs themselves, without a reward model (Diffusion-DPO)", _dpo),
 }
 """Each with its summary."""

@@ -18,6 +18,11 @@ def add(stages: Stages) -> None:
     label.add_argument(
         "--doubts-of", nargs="+", metavar="REWARD", help="ask first about what divides these reward models"
     )
+    label.add_argument(
+        "--by",
+        choices=("d_optimal", "disagreement"),
+        help="how their doubts are weighed (default: d_optimal for one model of the family head)",
+    )
     label.add_argument("--store", metavar="URL", help="where the votes are: postgresql://user@host/database for a team")
     label.add_argument("--stats", action="store_true", help="print the round in numbers, and end")
     page = label.add_argument_group("the page")
@@ -41,11 +46,13 @@ def add(stages: Stages) -> None:
 
 
 def _label(options: argparse.Namespace) -> None:
-    from ..label import doubtful_first, label_by_hand, label_scripted, read_gold, tell
+    from ..doubts import doubtful_first
+    from ..label import label_by_hand, label_scripted, read_gold, tell
     from ..preferences.folder import pairs_of
 
     _refuse_idle(options, "compare", ("same_seed", "pairs", "prompts"))
     _refuse_idle(options, "scripted", ("noise", "seed"))
+    _refuse_idle(options, "doubts_of", ("by",))
     pairs = pairs_of(_folder(options), options.store)
     if options.scripted:
         from reward_models import load
@@ -60,7 +67,7 @@ def _label(options: argparse.Namespace) -> None:
     if options.doubts_of:
         from reward_models import load
 
-        order = doubtful_first(pairs, {name: load(name) for name in options.doubts_of})
+        order = doubtful_first(pairs, {name: load(name) for name in options.doubts_of}, options.by)
     alone = options.host in ("127.0.0.1", "localhost", "::1")
     label_by_hand(
         pairs,
@@ -102,7 +109,7 @@ def _refuse_idle(options: argparse.Namespace, needed: str, idle: Sequence[str]) 
     """Refuse an option that would do nothing without another."""
     for name in idle:
         if getattr(options, name) not in (None, False) and not getattr(options, needed):
-            raise BadInput(f"--{name.replace('_', '-')}: only together with --{needed}")
+            raise BadInput(f"--{name.replace('_', '-')}: only together with --{needed.replace('_', '-')}")
 
 
 def _no_folder() -> str:

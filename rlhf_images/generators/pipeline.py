@@ -22,6 +22,7 @@ from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Path, Prediction
 from ..progress import progress
 from .batches import Parts, in_parts, same, whole
+from .inverse import encoded, instead_of_decoding, solved
 from .loading import load_pipeline
 from .placement import TextEncoders, offload_vae, remember_device, tune
 from .prompt_folder import PromptFolder
@@ -117,8 +118,10 @@ class Generator:
         start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
         with self._encoders.held():
             for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
-                self._encode([prompt])
-            self._encode(list(self.pipe.encode_prompt.lengths.values()))  # which asks how different lengths are joined
+                self.encode_prompts([prompt])
+            self.encode_prompts(
+                list(self.pipe.encode_prompt.lengths.values())
+            )  # which asks how different lengths are joined
         self._encoders.finish()
 
     @torch.no_grad()
@@ -170,6 +173,48 @@ class Generator:
 
         return whole(in_parts(list(range(len(prompts))), work))
 
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """Return the clean latents ``(B, …)`` of pictures ``(B, 3, H, W)`` in [0, 1], of the size that it draws.
+
+        `decode` gives them back but for what the autoencoder loses.
+        """
+
+        def tail(x: Tensor) -> Tensor:
+            found: list[Tensor] = []
+
+            def heard(z: Tensor) -> None:
+                found.append(z)
+                raise Caught
+
+            call = {"num_inference_steps": 1, "output_type": "pt"}
+            with suppress(Caught), instead_of_decoding(vae, heard):
+                self._run(Empty(self.schedule), prompts, self._given(x), **call)
+            return found[0]
+
+        vae: Any = getattr(self.pipe, "vae", None) or self.pipe.movq
+        prompts = [prompts[0]] * len(images)  # they have no say in it, and lengths that may not run side by side do
+        x = self._blank(prompts)
+        return solved(tail, encoded(vae, images, tail(x)).to(x.device), x.shape).float()
+
+    def times(self, prompt: str) -> Tensor:
+        """Return the times ``(T + 1,)`` of its sampling schedule, falling; the last is where it ends."""
+
+        def leave(*_: Any) -> Gaussian:
+            raise Caught
+
+        recording = Recording(self.schedule, leave, torch.zeros)
+        call = {"generator": [torch.Generator()], "num_inference_steps": self.config.steps, "output_type": "latent"}
+        with torch.no_grad(), suppress(Caught):
+            self._run(recording, [prompt], None, **call)
+        return recording.times
+
+    def shapes(self, prompt: str) -> tuple[torch.Size, torch.Size]:
+        """Return the shapes of a picture's latents, and of a picture: ``(3, H, W)``."""
+        blank = self._blank([prompt])
+        with torch.no_grad():
+            return blank[0].shape, self.decode([prompt], blank)[0].shape
+
     @property
     def _network(self) -> Any:
         return getattr(self.pipe, self.component)
@@ -193,14 +238,28 @@ class Generator:
             return self.path.read(catching.model_output.float(), x, t, self.schedule.output)
         raise BadInput(f"{type(self.pipe).__name__}: its call never asked its scheduler for a step")
 
-    def _encode(self, prompts: list[str]) -> None:
-        """Run the pipeline's call up to the point where it prepares its latents: all prompts are encoded by then."""
+    def encode_prompts(self, prompts: list[str]) -> None:
+        """Encode ``prompts``: run the pipeline's call up to where it prepares its latents, by when all are encoded."""
 
         def leave(*_: Any, **__: Any) -> None:
             raise Caught
 
         with suppress(Caught, Apart):
             self._run(Empty(self.schedule), prompts, leave, num_inference_steps=1, output_type="latent")
+
+    def _blank(self, prompts: Sequence[str]) -> Tensor:
+        """Return zeros in the place of the latents of a batch of ``prompts``, as the scheduler sees them."""
+        prepare, made = self.pipe.prepare_latents, []
+
+        def leave(*args: Any, **kwargs: Any) -> Any:
+            arguments = {**self._prepares.bind(*args, **kwargs).arguments, "latents": None}
+            answer = prepare(**arguments | {"generator": torch.Generator()})
+            made.append(answer if isinstance(answer, Tensor) else answer[0])
+            raise Caught
+
+        with suppress(Caught):
+            self._run(Empty(self.schedule), prompts, leave, num_inference_steps=1, output_type="latent")
+        return torch.zeros_like(made[0], dtype=torch.float32)
 
     def _run(
         self, scheduler: StandIn, prompts: Sequence[str], prepare: Callable[..., Any] | None, **call: Any

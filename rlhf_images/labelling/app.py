@@ -72,7 +72,7 @@ def application(
         Route("/api/guide", desk.guide),
         Route("/api/guide", desk.write_guide, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, 500: _failed}
+    handlers: dict[Any, Any] = {HTTPException: _no, BadInput: _unusable, OSError: _unusable, 500: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # an address is right or 404
     return Guard(app, door)
@@ -276,7 +276,7 @@ async def _no(_: Request, error: HTTPException) -> Response:
     return refused(error.status_code, " ".join(str(error.detail).split()))
 
 
-async def _unusable(_: Request, error: BadInput) -> Response:
+async def _unusable(_: Request, error: BadInput | OSError) -> Response:
     say(f"refused: {error}")
     return refused(503, "the round cannot be read or written just now; the server's terminal says why")
 

@@ -49,6 +49,15 @@ def diffusion_dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return -logsigmoid(-beta / 2 * (chosen - rejected))
 
 
+def voted_dpo(left: Tensor, right: Tensor, share: Tensor, beta: float) -> Tensor:
+    """Return Diffusion-DPO's loss ``(B,)`` under votes of which ``share (B,)`` chose the left: both ways, weighted.
+
+    With all votes on one side it is `diffusion_dpo`; else its minimum lies where the policy is as sure as the voters,
+    at β/2·(right − left) = log(share / (1 − share)).
+    """
+    return share * diffusion_dpo(left, right, beta) + (1 - share) * diffusion_dpo(right, left, beta)
+
+
 def optimality(advantage: Tensor, clip: float) -> Tensor:
     """Return DiffusionNFT's r in [0, 1]: ½ + ½·clip(A/clip, −1, 1), the probability that a sample is a good one."""
     return (advantage / clip).clamp(-1, 1) / 2 + 0.5

@@ -18,7 +18,7 @@ from .agreement import (
     self_agreement,
     votes_needed,
 )
-from .events import FAST_MS, Choice, Event, standing
+from .events import FAST_MS, Choice, Event, is_script, standing
 from .pairs import Pairs
 
 PAUSE_S = 120
@@ -97,10 +97,15 @@ class Summary:
         return asdict(self)
 
 
-def summarise(pairs: Pairs, gold: Mapping[str, Choice] | None = None) -> Summary:
-    """Return the summary of the round of ``pairs``; ``gold`` are the known answers of some of them."""
+def summarise(pairs: Pairs, gold: Mapping[str, Choice] | None = None, *, people_only: bool = False) -> Summary:
+    """Return the summary of the round of ``pairs``; ``gold`` are the known answers of some of them.
+
+    ``people_only`` leaves out what scripts said.
+    """
     known = {pair.pair for pair in pairs.pairs}
     events = [event for event in standing(pairs.store.events()) if event.pair in known]
+    if people_only:
+        events = [event for event in events if not is_script(event.annotator)]
     votes, repeats = newest(events, again=False), newest(events, again=True)
     decided = [vote for vote in votes if vote.choice in ("left", "right")]
     people = sorted({event.annotator for event in events})

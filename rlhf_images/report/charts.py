@@ -118,6 +118,7 @@ def _axes() -> tuple[Figure, Axes]:
     axes.tick_params(axis="x", pad=7)
     axes.xaxis.label.set(color=COLOURS["ink"], fontsize=8.5)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("-", "−"))
     axes.margins(x=0.02)
     return figure, axes
 

@@ -10,15 +10,14 @@ import numpy as np
 
 from ..best import kept_best
 from ..errors import BadInput
-from ..preferences.pairs import Pairs
-from ..preferences.summary import summarise as summarise_votes
 from ..progress import say
 from ..recorded import Recorded, of_run, read
 from ..runs import read_record
 from ..track import read_rows
-from .content import Column, Compared, Content, Shot, Votes
+from .content import Column, Compared, Content, Shot
 from .page import write_report
 from .summary import summarise
+from .votes import votes_on
 
 COMPARED = "compared"
 """Where a finished comparison lies in a run's folder: ``compared.json`` names the generators, in order."""
@@ -90,7 +89,7 @@ def content_of(folder: Path) -> Content:
         names=(first, second),
         columns=[column for column, _ in shown],
         shots=_shots([recorded for _, recorded in shown], deciding),
-        votes=votes_on(run),
+        votes=votes_on(run, generator),
         highest_labelled=record.get("highest_labelled"),
         unfinished="" if record["finished"] else f"step {evaluations[-1].step or 0} of {config.get('steps', '?')}",
         best=chosen,
@@ -104,37 +103,6 @@ def compared(run: Path) -> dict[str, Recorded]:
     if not path.is_file():
         return {}
     return {str(entry["name"]): read(run / COMPARED / str(entry["folder"])) for entry in read_json(path)["generators"]}
-
-
-def votes_on(run: Path) -> list[Votes]:
-    """Return the human comparisons with something else in which ``run`` is the one that came after, oldest first.
-
-    They are folders of ``label --compare`` that lie in the run's folder or beside it.
-    """
-    found = []
-    for path in sorted({*run.glob("*/pairs.jsonl"), *run.resolve().parent.glob("*/pairs.jsonl")}):
-        record = path.parent / "run.json"
-        if not record.is_file() or (told := read_record(path.parent))["stage"] != "compare":
-            continue
-        if Path(told["config"]["after"]).resolve() not in (run.resolve(), run.resolve().parent):
-            continue
-        comparison = summarise_votes(Pairs(path.parent))
-        if comparison.comparison is not None:
-            rate = comparison.comparison.win_rate
-            found.append(
-                Votes(
-                    before=comparison.comparison.before,
-                    after=comparison.comparison.after,
-                    value=rate.value,
-                    low=rate.low,
-                    high=rate.high,
-                    votes=rate.n,
-                    prompts=rate.clusters,
-                    people=len(comparison.annotators),
-                    folder=str(path.parent),
-                )
-            )
-    return found
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

@@ -65,12 +65,22 @@ class Panel:
         return "".join(letter if letter.isalnum() else "_" for letter in self.title.lower()) + ".csv"
 
 
-def curves(content: Content) -> list[Panel]:
+@final
+@dataclass(frozen=True)
+class Curves:
+    """The view of the section; ``constant`` are the metrics that never changed, which need no chart."""
+
+    panels: Sequence[Panel]
+    constant: Sequence[tuple[str, float]]
+
+
+def curves(content: Content) -> Curves:
     """Return the charts over steps: reward, held-out judges, diversity and drift, then the loop's metrics."""
     judges = list(dict.fromkeys(key for row in content.evaluations for key in row))
     judges = [name for name in judges if name not in ("step", REWARD, DIVERSITY, *DRIFT)]
     judges.sort(key=lambda name: name != content.judge)
     others = dict.fromkeys([*KNOWN, *(key for row in content.metrics for key in row)])
+    constant: list[tuple[str, float]] = []
     panels = [_followed(content, judges), _reward(content), _against_drift(content)]
     panels += [
         _evaluated(content, name, f"Held-out: {name}", "Fixed prompts and seeds, not trained on.") for name in judges
@@ -81,8 +91,12 @@ def curves(content: Content) -> list[Panel]:
     for key in others:
         if key not in ("step", REWARD, *BAND) and not key.startswith(SECONDS):
             title, note = KNOWN.get(key, (key.replace("_", " ").capitalize(), ""))
-            panels.append(_metric(content, key, title, note))
-    return [panel for panel in panels if panel is not None]
+            values = {finite(row.get(key)) for row in content.metrics if key in row}
+            if len(values) == 1 and (only := next(iter(values))) is not None and len(content.metrics) > 1:
+                constant.append((title, only))
+            else:
+                panels.append(_metric(content, key, title, note))
+    return Curves([panel for panel in panels if panel is not None], constant)
 
 
 def distributions(content: Content) -> list[Panel]:

@@ -183,7 +183,7 @@ def _tests(content: Content) -> str:
         f"{name} {_probability(tests[key])}"
         for key, name in (("permutation", "permutation"), ("wilcoxon", "Wilcoxon"), ("sign", "sign test"))
     )
-    return f"That ‘{content.judge}’ did not change has p: {told}; each of {tests['units']} prompts counts once."
+    return f"p of no change in ‘{content.judge}’, each of {tests['units']} prompts counted once: {told}."
 
 
 def _probability(value: Any) -> str:

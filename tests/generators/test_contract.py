@@ -132,6 +132,29 @@ def test_decoding_is_the_pipeline_s_own_with_a_gradient(whole):
     assert all(x0.grad[i].abs().sum() > 0 for i in (0, 1))
 
 
+def test_pictures_become_the_latents_that_are_decoded_to_them(whole):
+    """But for the autoencoder's loss, which is that of its own reconstruction, without a pipeline around it."""
+    generator, shape = whole.generator, whole.drawn.images.shape
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    x0 = generator.encode(PAIR, images)
+    assert x0.shape == whole.drawn.x_TB[-1].shape
+    assert generator.shapes(PAIR[0]) == (x0[0].shape, shape[1:])
+    vae = getattr(generator.pipe, "vae", None) or generator.pipe.movq
+    found = generator.decode(PAIR, x0)
+    pixels = images * 2 - 1
+    if vae.config.get("in_channels", vae.config.get("input_channels", 3)) == 4:
+        pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1)
+    answer = vae.encode(pixels[:, :, None] if "Qwen" in type(vae).__name__ else pixels)
+    z = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer[0]
+    with torch.no_grad():
+        again = vae.decode(z, **({"force_not_quantize": True} if "VQ" in type(vae).__name__ else {})).sample
+    again = (again[:, :, 0] if again.ndim == 5 else again) / 2 + 0.5
+    if again.shape[1] == 4:
+        again = again.clamp(0, 1)
+        again = again[:, :3] * again[:, 3:] + 1 - again[:, 3:]
+    torch.testing.assert_close(found, again.clamp(0, 1), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "all weights"])
 def test_only_the_denoiser_learns_and_others_read_what_was_learnt(whole, lora, tmp_path):
     """alpha ≠ rank: a file that loses the scale would draw other pictures."""

@@ -1,6 +1,9 @@
 """Every line of what keeps the page safe, each tried with what an attacker sends."""
 
+import hmac
+import inspect
 import json
+import re
 import socket
 import sys
 import uuid
@@ -10,6 +13,7 @@ import pytest
 from rounds import SECRET, Client, made_round, served
 
 from rlhf_images.errors import BadInput
+from rlhf_images.labelling import security
 from rlhf_images.labelling.app import PAGES
 from rlhf_images.labelling.security import HEADERS, MAX_BODY, Door
 from rlhf_images.labelling.server import bound
@@ -166,6 +170,21 @@ def test_the_token_of_the_address_is_exchanged_for_a_strict_cookie_that_does_not
     assert client.get("/api/me", cookie=f"other=1; {cookie}; more=2").status == 200
 
 
+def test_tokens_and_cookies_are_compared_in_a_time_that_tells_nothing(guarded, monkeypatch):
+    """Whatever is shown goes through the one comparison that does not stop at the first wrong character."""
+    compared: list[bytes] = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: compared.append(one) or compare(one, other))
+    client = guarded.client()
+    cookie = f"rlhf_images_{guarded.port}"
+    assert client.get("/?token=guess-1").status == 401
+    assert client.get("/api/me", cookie=f"{cookie}=guess-2").status == 401
+    assert client.get("/api/me", authorization="Bearer guess-3").status == 401
+    assert {b"guess-1", b"guess-2", b"guess-3"} <= set(compared)
+    source = inspect.getsource(security)
+    assert not re.search(r"[=!]= *\S*(token|proof)|(token|proof)\S* *[=!]=", source)
+
+
 def test_the_api_takes_no_token_from_an_address(guarded):
     assert guarded.client().get(f"/api/next?annotator=a&token={TOKEN}").status == 401
 
@@ -281,6 +300,17 @@ def test_a_body_in_chunks_is_counted(server):
         except (ConnectionResetError, BrokenPipeError):
             return  # cut off in the middle: refused as well
         assert answer.split()[1] == b"413"
+
+
+def test_a_body_that_does_not_come_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(
+            b"POST /api/events?annotator=a HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n["
+        )
+        assert raw.recv(4096).split()[1] == b"408"
+    assert stored(server) == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 from chromium import PATIENCE
 from rounds import SECRET, Client, made_round, served
 
@@ -267,6 +268,27 @@ def test_a_store_that_fails_for_a_while_is_no_refusal_of_the_votes(server, monke
     assert answer.status == 503
     assert SECRET not in answer.json["error"]
     assert "disk is full" in capsys.readouterr().out
+
+
+def test_a_full_disk_drops_no_connection_and_when_there_is_room_again_all_goes_on(pairs, capsys):
+    """SQLite itself says so, by a limit on the pages of its file."""
+    limit = [2**30]
+    with served(pairs, repeats=0, overlap=100) as server:
+        sql.event.listen(
+            pairs.store._engine, "connect", lambda made, _: made.execute(f"PRAGMA max_page_count = {limit[0]}")
+        )
+        client = server.client()
+        (shown,) = client.next(1)["pairs"]
+        limit[0] = 1
+        asked = [client.get(f"/api/next?annotator={name}&n=12").status for name in range(30)]
+        long = [event("comment", text="x" * 4000) for _ in range(20)]
+        assert set(asked) == {200, 503}
+        assert client.post(long).status == 503
+        assert "full" in capsys.readouterr().out
+        limit[0] = 2**30
+        assert client.post([event(pair=shown["pair"]), *long]).status == 200
+        assert client.get("/api/next?annotator=29&n=12").status == 200
+    assert len(pairs.store.events()) == 21
 
 
 def test_errors_are_one_line_of_json(server):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rlhf_images.preferences import PreferencePair
-from rlhf_images.preferences.order import BATCH, CHOSEN, PER_PROMPT, doubt, telling_first
+from rlhf_images.preferences.order import BATCH, CHOSEN, PER_PROMPT, doubt, most_informative_first, telling_first
 
 
 def pairs_of(count: int, prompts: int) -> list[PreferencePair]:
@@ -51,3 +51,50 @@ def test_doubt_is_disagreement_times_closeness():
 def test_what_are_no_chances_is_refused(chances):
     with pytest.raises(ValueError, match="chances"):
         telling_first(pairs_of(4, 2), chances)
+
+
+@given(st.data(), st.integers(0, 60), st.integers(1, 12), st.integers(1, 4))
+def test_the_most_informative_pairs_come_once_too(data, count, prompts, columns):
+    pairs = pairs_of(count, prompts)
+    told = data.draw(arrays(np.float64, (count, columns), elements=st.floats(-3, 3)))
+    order = most_informative_first(pairs, told)
+    assert sorted(order) == [pair.pair for pair in pairs]
+    assert order == most_informative_first(pairs, told)
+    if prompts * PER_PROMPT >= 2 * BATCH:
+        prompt = {pair.pair: pair.prompt for pair in pairs}
+        chosen = Counter(prompt[name] for name in order[:CHOSEN])
+        assert max(chosen.values(), default=0) <= PER_PROMPT
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_chosen_pair_raises_the_determinant_most(seed):
+    """By brute force, given those before it; the three of ten that are drawn count as told as well."""
+    source = np.random.default_rng(seed)
+    told = source.normal(size=(40, 5))
+    pairs = pairs_of(40, 40)
+    order = [int(name) for name in most_informative_first(pairs, told, seed)]
+    information = np.eye(5)
+    for place, row in enumerate(order[:30]):
+        gains = {other: np.linalg.det(information + np.outer(told[other], told[other])) for other in order[place:]}
+        if place % BATCH < CHOSEN:
+            assert gains[row] >= max(gains.values()) * (1 - 1e-4)
+        information += np.outer(told[row], told[row])
+    drawn = [row for place, row in enumerate(order[:20]) if place % BATCH >= CHOSEN]
+    assert drawn != sorted(drawn, key=lambda row: -np.square(told[row]).sum())
+
+
+def test_what_was_told_is_not_asked_again():
+    """Twenty copies of the loudest pair, and seven quieter ones that tell other things."""
+    told = np.zeros((27, 8))
+    told[:20, 0] = 3.0
+    told[20:, 1:] = np.eye(7)
+    order = most_informative_first(pairs_of(27, 27), told)
+    assert {int(name) for name in order[1:CHOSEN]} <= set(range(20, 27))
+    blind = most_informative_first(pairs_of(27, 27), told, lookahead=0)
+    assert all(int(name) < 20 for name in blind[:CHOSEN])
+
+
+@pytest.mark.parametrize("told", [np.zeros((3, 2)), np.zeros(4), np.full((4, 2), np.nan)])
+def test_what_tells_nothing_of_every_pair_is_refused(told):
+    with pytest.raises(ValueError, match="information"):
+        most_informative_first(pairs_of(4, 2), told)

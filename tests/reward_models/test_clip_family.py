@@ -31,7 +31,7 @@ BRISK = PairTraining(
 def lesson(votes, seed=0) -> Lesson:
     pairs = Pairs(votes)
     labelled = pairs.labelled()
-    return Lesson(pairs, compared(labelled), split(labelled, 0.25, 0), seed)
+    return Lesson(pairs, labelled, compared(labelled), split(labelled, 0.25, 0), seed)
 
 
 def family(**changes) -> ClipConfig:

@@ -18,8 +18,9 @@ from reward_models.image_statistics import image_statistics, oklab
 from reward_models.train import train_reward
 from reward_models.train_head import features_of, learn
 from rlhf_images.data import DIGIT_CAPTIONS, digits
+from rlhf_images.doubts import doubtful_first
 from rlhf_images.errors import BadInput
-from rlhf_images.preferences import Pairs
+from rlhf_images.preferences import Event, Pairs
 
 
 @pytest.fixture
@@ -52,6 +53,25 @@ def test_load_gives_the_same_scores_and_the_same_doubts(trained_head, tmp_path, 
     by_hand = torch.sigmoid(scores[0].mean[3].double() - head.reference.double()).mean()
     assert float(preferred[3]) == pytest.approx(float(by_hand), abs=1e-6)
     assert (preferred[scores[0].mean.argsort()].diff() >= 0).all()
+
+
+def test_what_to_label_next_is_where_the_posterior_is_wide(trained_head, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", 40, vote=False)
+    head = Head.load(trained_head)
+    order = doubtful_first(pairs, {"head": head})
+    assert order == doubtful_first(pairs, {"head": head}, "d_optimal")
+    assert sorted(order) == sorted(pair.pair for pair in pairs.pairs)
+    assert order != doubtful_first(pairs, {"head": head}, "disagreement")
+    left, right, prompts = next(pairs.batches(pairs.pairs, 40))
+    between = head.doubts(images=left, prompts=prompts) - head.doubts(images=right, prompts=prompts)
+    margin = head.score(images=left, prompts=prompts).mean - head.score(images=right, prompts=prompts).mean
+    told = torch.sigmoid(margin) * torch.sigmoid(-margin) * between.square().sum(1)
+    assert order[0] == pairs.pairs[int(told.argmax())].pair
+    pairs.store.add([Event(str(i), "vote", name, "ann", "left") for i, name in enumerate(order[:5])])
+    later = doubtful_first(pairs, {"head": head})
+    assert set(later[-5:]) == set(order[:5])
+    pairs.store.add([Event(f"{i} too", "vote", name, "ann", "left") for i, name in enumerate(order[5:])])
+    assert doubtful_first(pairs, {"head": head}) == [pair.pair for pair in pairs.pairs]
 
 
 def test_features_are_kept_and_used(votes, trained_head, tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """What every reward promises: over the whole table, a trained model, mixtures, and a user's own function."""
 
 import io
+import json
+import math
 import sys
 
 import numpy as np
 import pytest
 import tiny_scorers as tiny
+import tiny_vlms
 import torch
 from conftest import TINY
 from PIL import Image
@@ -15,6 +18,7 @@ import reward_models
 from reward_models import REWARDS
 from reward_models.architecture import new_towers
 from reward_models.clip_preference import ClipPreference
+from reward_models.judge import Pairwise, PairwiseJudge
 from rlhf_images.data import DIGIT_CAPTIONS, digits, tensor
 from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.pictures import score_pictures
@@ -91,15 +95,36 @@ def clip(tmp_path_factory) -> str:
     return str(folder)
 
 
-OTHERS = ["trained", "head", "clip", "remote in groups", "function", "weighted", "weighted in groups", "ensemble"]
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory) -> str:
+    """A vision-language model on this machine that is asked one question."""
+    folder = tiny_vlms.gemma3(tmp_path_factory.mktemp("vlm"))
+    (folder / "judge.yaml").write_text(json.dumps({"model": str(folder), "ask": {"name": "question"}}))
+    return f"judge@{folder}/judge.yaml"
+
+
+OTHERS = [
+    "pairwise judge",
+    "trained",
+    "head",
+    "clip",
+    "remote in groups",
+    "function",
+    "weighted",
+    "weighted in groups",
+    "ensemble",
+]
 
 
 @pytest.fixture(params=[*REWARDS, *OTHERS])
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
-    if request.param.startswith("remote") or request.param == "clip":
+    if request.param.startswith("remote") or request.param in ("clip", "judge"):
         return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
+    if request.param == "pairwise judge":
+        chat = tiny_vlms.Scripted(lambda levels, text: 1 / (1 + math.exp(3 * (levels[1] - levels[0]) - 0.5)))
+        return PairwiseJudge(chat, Pairwise())
     if request.param == "trained":
         return reward_models.load(str(request.getfixturevalue("trained")))
     if request.param == "head":
@@ -137,6 +162,17 @@ def test_one_float_a_picture(reward, batch):
     assert (scores.std is not None) == reward.can.uncertainty
     assert scores.std is None or (scores.std.shape == (8,) and (scores.std >= 0).all())
     assert all(part.shape == (8,) for part in scores.components.values())
+
+
+def test_a_posterior_is_the_one_of_its_std(reward, batch):
+    images, prompts = batch
+    if not reward.can.posterior:
+        with pytest.raises(NotImplementedError):
+            reward.doubts(images=images, prompts=prompts)
+        return
+    doubts = reward.doubts(images=images, prompts=prompts)
+    std = reward.score(images=images, prompts=prompts).std
+    torch.testing.assert_close(doubts.square().sum(1).sqrt(), std, rtol=1e-3, atol=1e-4)
 
 
 def test_says_who_it_is(reward):

@@ -1,0 +1,134 @@
+"""Who is asked about pictures: a vision-language model on this machine (`LocalChat`) or served (`served_chat`).
+
+An answer is not a text but a chance: how likely the model's next word is each of the answers that were allowed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from rlhf_images.data import pil
+from rlhf_images.errors import BadInput
+from rlhf_images.reward import identity
+
+from .weights import digest
+
+TOGETHER = 8
+"""Questions in one forward pass, where they are equally long."""
+
+
+@final
+@dataclass(frozen=True)
+class Question:
+    """Pictures ``(3, H, W)`` in [0, 1], in their order, and then a text."""
+
+    images: tuple[Tensor, ...]
+    text: str
+
+
+class Chat(ABC):
+    """Somebody who looks at pictures and answers with one of a few words."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Return who it is."""
+
+    @abstractmethod
+    def chances(self, questions: Sequence[Question], answers: Sequence[str]) -> Tensor:
+        """Return the chance of each of the ``answers`` ``(Q, A)``, which sum to 1; NaN where there was no answer.
+
+        It depends on neither the other questions nor their order.
+        """
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights, if any are here."""
+        del device
+
+
+@final
+class LocalChat(Chat):
+    """Any model that transformers calls image-text-to-text, with its own chat template."""
+
+    def __init__(self, path: str, dtype: str = "float32") -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(path)
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, use_safetensors=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise BadInput(f"{path}: no vision-language model that transformers knows ({_line(error)})") from None
+        self.model = model.eval().requires_grad_(False)
+
+    @cached_property
+    def id(self) -> str:
+        """Return a hash of the weights, the template, and how pictures are prepared."""
+        template = str(getattr(self.processor, "chat_template", ""))
+        return identity("local", digest(self.model), template, self.processor.image_processor.to_json_string())
+
+    def chances(self, questions: Sequence[Question], answers: Sequence[str]) -> Tensor:
+        """Return the chances ``(Q, A)``. Questions of one length share a pass, so that none is padded."""
+        forms = self._tokens(answers)
+        prepared = [self._prepared(question) for question in questions]
+        alike: dict[Any, list[int]] = {}
+        for number, inputs in enumerate(prepared):
+            if inputs is not None:
+                alike.setdefault(tuple((name, value.shape) for name, value in inputs.items()), []).append(number)
+        found = torch.full((len(questions), len(answers)), torch.nan)
+        for numbers in alike.values():
+            for start in range(0, len(numbers), TOGETHER):
+                part = numbers[start : start + TOGETHER]
+                found[part] = self._next([inputs for i in part if (inputs := prepared[i]) is not None], forms)
+        return found
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights."""
+        self.model.to(device)
+
+    @torch.no_grad()
+    def _next(self, inputs: list[dict[str, Tensor]], forms: list[list[int]]) -> Tensor:
+        device = self.model.device
+        joined = {name: torch.cat([one[name] for one in inputs]).to(device) for name in inputs[0]}
+        with torch.autocast(device.type, enabled=False):
+            logits = self.model(**joined, use_cache=False).logits[:, -1].float()
+        each = torch.stack([logits[:, ids].logsumexp(1) for ids in forms], 1)
+        return each.softmax(1).cpu()
+
+    def _prepared(self, question: Question) -> dict[str, Tensor] | None:
+        """Return what the model takes, or None for pictures that it cannot be shown."""
+        content = [{"type": "image", "image": pil(image)} for image in question.images]
+        message = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
+        try:
+            inputs = self.processor.apply_chat_template(
+                [message], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        except ValueError:  # such as one that is hundreds of times wider than high
+            return None
+        dtype = self.model.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+    def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
+        """Return the tokens with which each answer may begin: as given, in other cases, after a space."""
+        found = []
+        for answer in answers:
+            words = {
+                space + form
+                for form in (answer, answer.lower(), answer.upper(), answer.capitalize())
+                for space in ("", " ")
+            }
+            split = [self.processor.tokenizer.encode(word, add_special_tokens=False) for word in sorted(words)]
+            whole = [ids[0] for ids in split if len(ids) == 1]
+            found.append(sorted(set(whole or [self.processor.tokenizer.encode(answer, add_special_tokens=False)[0]])))
+        if len({token for ids in found for token in ids}) < sum(map(len, found)):
+            raise BadInput(f"answers {', '.join(answers)}: begin with the same token for this model; choose others")
+        return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

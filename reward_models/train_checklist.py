@@ -1,0 +1,103 @@
+"""The family of checklists: what the answers to a rubric's questions are worth, by a logistic regression on votes.
+
+The model is asked once a picture and a question; then a ridge Bradley–Terry has one weight a question, and the weights
+say what people went by.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from rlhf_images import config as configs
+from rlhf_images.config import Positive
+from rlhf_images.errors import BadInput
+from rlhf_images.files import write_json
+from rlhf_images.progress import progress
+
+from .cross_validation import choose, ridge_of
+from .davidson import Newton, Votes
+from .family import Family, Lesson, Taught
+from .judge import Checklist, ChecklistJudge, JudgeConfig, chat_of, log_odds
+
+FORMAT = "rlhf-images checklist 1"
+
+
+@final
+@dataclass(frozen=True)
+class ChecklistConfig(Family):
+    """Weights of a checklist's questions."""
+
+    judge: JudgeConfig
+    """Who is asked what; its ``ask`` is a checklist."""
+    name: Literal["checklist"] = "checklist"
+    spread: Positive | None = None
+    """Standard deviation of a score in log-odds, a priori: see the family ``head``."""
+
+    def __post_init__(self) -> None:
+        """Refuse another rubric than a checklist, and weights that are there already."""
+        if not isinstance(self.judge.ask, Checklist) or self.judge.ask.weights is not None:
+            raise ValueError("judge.ask: a checklist without weights is what is learnt from")
+
+    def taught(self, lesson: Lesson) -> Taught:
+        """Return the judge with weights, in log-odds."""
+        ask = self.judge.ask
+        assert isinstance(ask, Checklist)
+        chat = chat_of(self.judge)
+        chat.to("cuda" if torch.cuda.is_available() else "cpu")
+        answers = answered(ChecklistJudge(chat, ask), lesson)
+        shown, train = lesson.data.shown(lesson.split.train), lesson.split.train
+        std = answers[shown].std(0, correction=0).clamp(min=1e-6)
+        x = ((answers - answers[shown].mean(0)) / std).double()
+        votes = Votes.of(lesson.data)[train]
+        difference = x[lesson.data.left[train]] - x[lesson.data.right[train]]
+        variance = float(x[shown].square().sum(1).mean())
+        chosen = choose(difference, votes, lesson.split.group[train], variance, lesson.seed, self.spread)
+        fit = Newton(difference, votes).fit(ridge_of(chosen.spread, variance))
+        worth = (fit.weights / chosen.temperature).float()
+        weights = dict(zip(ask.questions, (worth / std).tolist(), strict=True))
+        learnt = replace(self.judge, ask=replace(ask, weights=weights))
+        assert isinstance(learnt.ask, Checklist)
+        model = ChecklistJudge(chat, learnt.ask)
+
+        def save(folder: Path) -> None:
+            reference = [round(score, 6) for score in model.reference.tolist()]
+            write_json(
+                folder / "reward.json", {"format": FORMAT, "judge": configs.plain(learnt), "reference": reference}
+            )
+
+        tastes = dict(zip(ask.questions, worth.tolist(), strict=True))
+        told = {"spread": round(chosen.spread, 4), "temperature": round(chosen.temperature, 4), "folds": chosen.folds}
+        return Taught(model, save, answers @ (worth / std), x.float(), chosen.spread, tastes, told)
+
+
+def answered(judge: ChecklistJudge, lesson: Lesson) -> Tensor:
+    """Return the log-odds of a yes to every question about every picture of ``lesson`` ``(N, Q)``."""
+    found = []
+    with torch.no_grad():
+        for row, picture in enumerate(progress(lesson.data.ids, "asking")):
+            image, prompt = lesson.pairs.image(picture)[None], lesson.data.prompts[row]
+            scores = judge.score(images=image, prompts=[prompt])
+            if not bool(scores.valid[0]):
+                raise BadInput(f"picture {picture}: the judge did not answer every question about it; try again later")
+            found.append(log_odds(torch.cat(list(scores.components.values()))))
+    return torch.stack(found).float().cpu()
+
+
+def load(folder: str) -> ChecklistJudge:
+    """Return the judge of a folder of ``train-reward``."""
+    try:
+        told = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
+        config = configs.build(JudgeConfig, told["judge"], f"{folder}/reward.json")
+        reference = torch.tensor(told["reference"], dtype=torch.float32)
+        if not isinstance(config.ask, Checklist):
+            raise ValueError("its rubric is no checklist")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
+    judge = ChecklistJudge(chat_of(config), config.ask)
+    judge.reference = reference
+    return judge
