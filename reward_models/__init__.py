@@ -50,6 +50,7 @@ FORMATS: dict[str, str] = {
     "rlhf-images preference model 1": "reward_models.preference:PreferenceModel.load",
     "rlhf-images head 1": "reward_models.head:Head.load",
     "rlhf-images clip 1": "reward_models.clip_preference:ClipPreference.load",
+    "rlhf-images vision-language 1": "reward_models.vision_language:VisionLanguage.load",
     "rlhf-images checklist 1": "reward_models.train_checklist:load",
 }
 """What reads a folder of ``train-reward``, by the ``format`` of its reward.json."""

@@ -4,7 +4,7 @@ An answer is not a text but a chance: how likely the model's next word is each o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -76,15 +76,9 @@ class LocalChat(Chat):
         """Return the chances ``(Q, A)``. Questions of one length share a pass, so that none is padded."""
         forms = self._tokens(answers)
         prepared = [self._prepared(question) for question in questions]
-        alike: dict[Any, list[int]] = {}
-        for number, inputs in enumerate(prepared):
-            if inputs is not None:
-                alike.setdefault(tuple((name, value.shape) for name, value in inputs.items()), []).append(number)
         found = torch.full((len(questions), len(answers)), torch.nan)
-        for numbers in alike.values():
-            for start in range(0, len(numbers), TOGETHER):
-                part = numbers[start : start + TOGETHER]
-                found[part] = self._next([inputs for i in part if (inputs := prepared[i]) is not None], forms)
+        for numbers, joined in alike(prepared):
+            found[numbers] = self._next(joined, forms)
         return found
 
     def to(self, device: torch.device | str) -> None:
@@ -92,9 +86,9 @@ class LocalChat(Chat):
         self.model.to(device)
 
     @torch.no_grad()
-    def _next(self, inputs: list[dict[str, Tensor]], forms: list[list[int]]) -> Tensor:
+    def _next(self, inputs: dict[str, Tensor], forms: list[list[int]]) -> Tensor:
         device = self.model.device
-        joined = {name: torch.cat([one[name] for one in inputs]).to(device) for name in inputs[0]}
+        joined = {name: value.to(device) for name, value in inputs.items()}
         with torch.autocast(device.type, enabled=False):
             logits = self.model(**joined, use_cache=False).logits[:, -1].float()
         each = torch.stack([logits[:, ids].logsumexp(1) for ids in forms], 1)
@@ -102,16 +96,7 @@ class LocalChat(Chat):
 
     def _prepared(self, question: Question) -> dict[str, Tensor] | None:
         """Return what the model takes, or None for pictures that it cannot be shown."""
-        content = [{"type": "image", "image": pil(image)} for image in question.images]
-        message = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
-        try:
-            inputs = self.processor.apply_chat_template(
-                [message], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )
-        except ValueError:  # such as one that is hundreds of times wider than high
-            return None
-        dtype = self.model.dtype
-        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+        return shown_to(self.processor, question, self.model.dtype, add_generation_prompt=True)
 
     def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return the tokens with which each answer may begin: as given, in other cases, after a space."""
@@ -128,6 +113,33 @@ class LocalChat(Chat):
         if len({token for ids in found for token in ids}) < sum(map(len, found)):
             raise BadInput(f"answers {', '.join(answers)}: begin with the same token for this model; choose others")
         return found
+
+
+def shown_to(
+    processor: Any, question: Question, dtype: torch.dtype, *, add_generation_prompt: bool
+) -> dict[str, Tensor] | None:
+    """Return what a model takes of ``question`` by its processor, or None for pictures that it cannot be shown."""
+    content = [{"type": "image", "image": pil(image)} for image in question.images]
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    try:
+        inputs = processor.apply_chat_template([message], add_generation_prompt=add_generation_prompt, **options)
+    except ValueError:  # such as one that is hundreds of times wider than high
+        return None
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+
+def alike(prepared: Sequence[dict[str, Tensor] | None]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield the numbers of inputs of one length, `TOGETHER` at most, and those inputs joined: nothing is padded."""
+    groups: dict[Any, list[int]] = {}
+    for number, inputs in enumerate(prepared):
+        if inputs is not None:
+            groups.setdefault(tuple((name, value.shape) for name, value in inputs.items()), []).append(number)
+    for numbers in groups.values():
+        for start in range(0, len(numbers), TOGETHER):
+            part = numbers[start : start + TOGETHER]
+            known = [inputs for i in part if (inputs := prepared[i]) is not None]
+            yield part, {name: torch.cat([one[name] for one in known]) for name in known[0]}
 
 
 def _line(error: Exception) -> str:

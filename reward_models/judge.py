@@ -98,7 +98,8 @@ class Judge(Reward):
 
     def __init__(self, chat: Chat, ask: YesNo | Checklist | Pairwise) -> None:
         self.chat, self.ask = chat, ask
-        self.can = replace(self.can, remote=isinstance(chat, ServedChat))
+        self.at_once = isinstance(chat, ServedChat)
+        self.can = replace(self.can, remote=self.at_once)
 
     @property
     def id(self) -> str:

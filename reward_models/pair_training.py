@@ -4,7 +4,7 @@ Shared by the families whose networks are fine-tuned: `train_clip` and `train_vi
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,7 +17,7 @@ from rlhf_images.randomness import Randomness
 
 from .comparisons import Comparisons, Split
 
-Inputs = Callable[[Tensor], dict[str, Tensor]]
+Inputs = Callable[[Tensor], Mapping[str, Any]]
 """What a network takes, of pictures by their numbers ``(2B,)``: the left ones of B pairs, then the right ones."""
 
 
@@ -46,8 +46,6 @@ class PairTraining:
     """Steps between two looks at them."""
     patience: Count = 5
     """Looks without a better one, after which the run ends. Its best weights count, be they the first."""
-    runs: Count = 1
-    """Runs in other orders, on other parts, whose weights are averaged."""
 
 
 @final
@@ -151,12 +149,19 @@ def log_loss(scorer: Any, collator: Any, pairs: list[int], size: int) -> float:
     for start in range(0, len(pairs), size):
         batch = collator([{"pair": pair} for pair in pairs[start : start + size]])
         target, weight = batch.pop("target"), batch.pop("weight")
-        logits = scorer(**{name: value.to(device) for name, value in batch.items()}).logits
+        logits = scorer(**_moved(batch, device)).logits
         left, right = logits.float().cpu().squeeze(-1).chunk(2)
         lost += float(binary_cross_entropy_with_logits(left - right, target, weight, reduction="sum"))
         total += float(weight.sum())
     scorer.train(learning)
     return lost / total
+
+
+def _moved(values: Any, device: torch.device) -> Any:
+    """Return tensors, in mappings of mappings, on ``device``."""
+    if isinstance(values, Mapping):
+        return {name: _moved(value, device) for name, value in values.items()}
+    return values.to(device)
 
 
 @final

@@ -29,8 +29,9 @@ from .towers import TowersConfig
 from .train_checklist import ChecklistConfig
 from .train_clip import ClipConfig
 from .train_head import HeadConfig
+from .train_vision_language import VisionLanguageConfig
 
-AnyFamily: TypeAlias = TowersConfig | HeadConfig | ClipConfig | ChecklistConfig
+AnyFamily: TypeAlias = TowersConfig | HeadConfig | ClipConfig | VisionLanguageConfig | ChecklistConfig
 """The config's ``model`` section: one of these, told apart by ``name``."""
 REFERENCE_SIZE = 1000
 """How many quantiles of the training pictures' scores a model keeps at most."""

@@ -10,23 +10,13 @@ from rlhf_images.config import Count, Fraction, Weight
 from rlhf_images.errors import BadInput
 from rlhf_images.progress import progress
 
+from .adapters import Adapters
 from .architecture import new_towers, tokens
 from .clip import Clip
 from .clip_preference import ClipPreference, Network
 from .family import Family, Lesson, Taught
 from .pair_training import Ended, PairTraining, averaged, learn
 from .towers import suited_threads
-
-
-@final
-@dataclass(frozen=True)
-class Adapters:
-    """Low-rank adapters: W + (alpha/rank)·B·A, B = 0 at the start. They are merged into W at the end."""
-
-    rank: Count = 16
-    """Inner dimension."""
-    alpha: Count = 32
-    """Scale; the usual choice is twice the rank."""
 
 
 @final
@@ -42,11 +32,13 @@ class ClipConfig(Family):
     open_text: Fraction = 0.45
     """The same of the text tower."""
     adapters: Adapters | None = None
-    """Learn these beside every layer of both towers, and leave the layers alone: less memory, and for fewer votes."""
+    """Learn these beside every layer of both towers and leave the layers alone, then merge them: for fewer votes."""
     head_lr: Weight = 0.0
     """Peak learning rate of a linear head on the picture's embedding; 0 is no head."""
     training: PairTraining = field(default_factory=PairTraining)
     """How it learns."""
+    runs: Count = 1
+    """Runs in other orders, on other watched parts, whose weights are averaged."""
 
     def taught(self, lesson: Lesson) -> Taught:
         """Return a CLIP that has learnt from the votes: the average of its runs."""
@@ -60,7 +52,7 @@ class ClipConfig(Family):
             def run(number: int) -> Ended:
                 return self._run(network, clip, pictures, lesson, lesson.seed + number)
 
-            ended = averaged(network, run, self.training.runs)
+            ended = averaged(network, run, self.runs)
             network.eval().requires_grad_(False)
             model = ClipPreference(towers, None if network.head is None else network.head.detach().clone())
             score = _scored(model, pictures, lesson.data.prompts)

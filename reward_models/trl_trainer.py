@@ -4,7 +4,7 @@ TRL's trainer is written for text but never looks at it: any model with ``.logit
 do, and a batch with the first of each pair before the second of each. Token ids are dummies.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -107,15 +107,32 @@ class ClipScorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore
 
 
 @final
+class VisionLanguageScorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
+    """A sequence classifier with adapters, as TRL wants to see it: without further arguments that it might be given."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, network: Any) -> None:
+        config = PreTrainedConfig()
+        config.num_labels = 1
+        super().__init__(config)
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> SequenceClassifierOutput:
+        """Return the scores ``(2B, 1)``."""
+        return SequenceClassifierOutput(logits=self.network(**inputs).logits)
+
+
+@final
 class Collator:
     """Looks pairs up: all left pictures, then all right ones."""
 
-    def __init__(self, data: Comparisons, inputs: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> None:
+    def __init__(self, data: Comparisons, inputs: Callable[[Tensor], Mapping[str, Any]], weight: Tensor) -> None:
         self.data, self.weight = data, weight
         self.inputs = inputs
         """What the scorer takes, of the pictures of these numbers ``(2B,)``: the left ones, then the right ones."""
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the scorer's inputs for the pairs of ``rows``, with their targets."""
         pairs = torch.tensor([row["pair"] for row in rows])
         told = {"target": self.data.target[pairs], "weight": self.weight[pairs]}

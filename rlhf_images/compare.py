@@ -15,8 +15,8 @@ import torch
 from .config import Count, build
 from .data import encode
 from .errors import BadInput, NonFinite
-from .evaluate import find_run
-from .finetune_config import FinetuneConfig
+from .evaluate import config_of, find_run
+from .finetune_config import TuningConfig
 from .generators import Generator, GeneratorConfig
 from .generators.lora import load_trained
 from .preferences import Pairs, Picture, PreferencePair
@@ -71,10 +71,10 @@ class Side:
         self.name, path = name, Path(name)
         self.pairs = Pairs(path) if (path / "pairs.jsonl").is_file() else None
         self.tuned: Path | None = None
-        self.finetune: FinetuneConfig | None = None
+        self.finetune: TuningConfig | None = None
         if self.pairs is None and path.is_dir() and not (path / "model_index.json").is_file():
             self.tuned, record = find_run(path)
-            self.finetune = build(FinetuneConfig, record["config"], f"{self.tuned}/run.json")
+            self.finetune = config_of(self.tuned, record)
 
     @property
     def settings(self) -> GeneratorConfig | None:

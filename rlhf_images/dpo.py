@@ -72,7 +72,7 @@ FIELDS = Fields(
     """,
     tracked="""
         steps optimizer.lr optimizer.max_grad_norm
-        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt
+        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt evaluation.other_guidance
         generator.compile generator.attention
     """,
     free="""

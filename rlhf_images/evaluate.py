@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from . import recorded
 from .best import FOLDER as BEST
 from .best import kept_best
 from .config import build
+from .dpo import DPOConfig
 from .errors import BadInput
 from .evaluator import Evaluator
 from .files import write_json
-from .finetune_config import FinetuneConfig
+from .finetune_config import FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import load_trained
 from .processes import Processes
@@ -28,12 +30,15 @@ from .reward import Reward, RewardSpec
 from .runs import elapsed, read_record
 from .track import save_grid
 
+STAGES: dict[str, type[TuningConfig]] = {"finetune": FinetuneConfig, "dpo": DPOConfig}
+"""The stages that tune a generator, each with its config."""
+
 
 def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
     """Compare the tuned generator of run ``folder`` (or the one in it) with its base; write the report there."""
     root = Path(folder)
     run, record = find_run(root)
-    config = build(FinetuneConfig, record["config"], f"{run}/run.json")
+    config = config_of(run, record)
     processes = Processes()
     rewards: dict[str, RewardSpec] = {"reward": config.reward, **config.evaluation.judges}
     judges = {name: load_reward(spec).to(processes.device) for name, spec in rewards.items()}
@@ -49,8 +54,8 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         f" {', '.join(sources)}"
     )
 
-    def loaded(source: Path | None) -> Generator:
-        generator = Generator.load(config.generator, processes.device)
+    def loaded(source: Path | None, guidance: float = config.generator.guidance) -> Generator:
+        generator = Generator.load(replace(config.generator, guidance=guidance), processes.device)
         generator.remember(evaluator.prompts)
         if source is not None:
             load_trained(generator, source)
@@ -59,7 +64,21 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
     draw(run, root, {name: partial(loaded, source) for name, source in sources.items()}, evaluator)
     card = read_card(Path(config.reward)) if isinstance(config.reward, str) else None
     summary = summarise(compared(run), config.evaluation.deciding, card)
+    if config.evaluation.other_guidance is not None:
+        guidance = config.evaluation.other_guidance
+        means = {
+            name: evaluator.evaluate(loaded(sources[name], guidance), evaluator.config.final_seeds_per_prompt).means()
+            for name in ("base", "tuned")
+        }
+        say(guided(guidance, means))
+        summary["other_guidance"] = {"guidance": guidance, **means}
     conclude(root, summary | {"seconds": stage_seconds(root, record)}, list(judges))
+
+
+def guided(guidance: float, means: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the mean scores of ``base`` and ``tuned`` at another ``guidance`` than they were tuned at, as lines."""
+    rows = [f"  {name:22}{means['base'][name]:10.3f}{means['tuned'][name]:10.3f}" for name in means["base"]]
+    return "\n".join([f"{f'at guidance {guidance:g}':24}{'base':>10}{'tuned':>10}", *rows])
 
 
 def draw(
@@ -86,24 +105,31 @@ def draw(
     return compared(run)
 
 
-def conclude(root: Path, summary: dict[str, Any], judges: list[str]) -> None:
+def conclude(
+    root: Path, summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = ("base", "tuned", "best")
+) -> None:
     """Write the summary and the report to ``root``, and say what came out."""
     if summary["win_rate"] is None:
         raise BadInput(f"the judge '{summary['judge']}' failed on every pair; choose another as evaluation.deciding")
     write_json(root / "summary.json", summary)
     path = report(root)
-    say(table(summary, judges))
+    say(table(summary, judges, names))
     say(f"report: {path}")
 
 
 def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the finished `finetune` run in or at ``folder``, and its record."""
     path, record = find_any(folder)
-    if record["stage"] != "finetune":
+    if record["stage"] not in STAGES:
         raise BadInput(f"{folder}: a comparison, and no finetune run")
     if not record["finished"]:
         raise BadInput(f"{path}: the run has not finished; the same finetune command continues it")
     return path, record
+
+
+def config_of(run: Path, record: dict[str, Any]) -> TuningConfig:
+    """Return what the tuning run in folder ``run`` was told."""
+    return build(STAGES[record["stage"]], record["config"], f"{run}/run.json")
 
 
 def stage_seconds(root: Path, record: dict[str, Any]) -> dict[str, float]:
@@ -114,20 +140,19 @@ def stage_seconds(root: Path, record: dict[str, Any]) -> dict[str, float]:
         seconds[other["stage"]] = seconds.get(other["stage"], 0.0) + float(other["seconds"])
         for label in sorted(path.parent.glob("labels/*.json")):
             seconds["label"] = seconds.get("label", 0.0) + float(read_json(label).get("seconds", 0.0))
-    seconds.setdefault("finetune", float(record["seconds"]))
+    seconds.setdefault(record["stage"], float(record["seconds"]))
     seconds["evaluate"] = round(elapsed(), 2)
     seconds["total"] = round(sum(seconds.values()), 2)
     return seconds
 
 
-def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = ("base", "tuned")) -> str:
-    """Return the summary as the few lines that end a demo."""
+def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...]) -> str:
+    """Return the summary as the few lines that end a demo; the win rate is the second's of ``names``."""
     low, high = summary["win_rate_ci"]
-    shown = [name for name in (*names, "best") if f"diversity_{name}" in summary]
-    lines = [f"{'':24}" + "".join(f"{name[:9]:>10}" for name in shown)]
-    lines += [
-        f"{row:24}" + "".join(_shown(summary[f"{row}_{name}"]) for name in shown) for row in [*judges, "diversity"]
-    ]
+    wide = {name: max(10, len(name) + 2) for name in names if f"diversity_{name}" in summary}
+    lines = [f"{'':24}" + "".join(f"{name:>{width}}" for name, width in wide.items())]
+    for row in [*judges, "diversity"]:
+        lines.append(f"{row:24}" + "".join(f"{_shown(summary[f'{row}_{name}']):>{wide[name]}}" for name in wide))
     lines.append(
         f"{names[1]} preferred in {summary['win_rate']:.1%} of {summary['win_rate_pairs']} pairs by"
         f" '{summary['judge']}' (95 % CI {low:.1%} to {high:.1%}, clustered by {summary['win_rate_clusters']} prompts)"
@@ -143,4 +168,4 @@ def table(summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = (
 
 
 def _shown(value: float | None) -> str:
-    return f"{'–':>10}" if value is None else f"{value:10.3f}"
+    return "–" if value is None else f"{value:.3f}"

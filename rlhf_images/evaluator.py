@@ -41,6 +41,8 @@ class EvaluationConfig:
     """Pictures that stay of each of them."""
     judges: dict[str, str] = field(default_factory=dict)
     """Name → reward (a name in the table, a folder, or module:attribute) that training never sees."""
+    other_guidance: float | None = None
+    """`evaluate` also draws at this guidance, with and without which both ways are told; the tuned may not need it."""
     deciding: str = "reward"
     """The judge whose preference is counted as a win; ``reward``, the trained one, only where there is no other."""
 

@@ -30,7 +30,7 @@ FIELDS = Fields(
     # a run would no longer repeat bit by bit.
     tracked="""
         steps optimizer.lr optimizer.max_grad_norm tolerated_failures
-        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt
+        evaluation.judges evaluation.deciding evaluation.final_seeds_per_prompt evaluation.other_guidance
         generator.compile generator.attention
     """,
     # Where and how it is computed, how often it is saved and looked at, and the folder's name: it may be moved.

@@ -2,33 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from .errors import BadInput
+from .prompt_files import read_prompt_file
 from .randomness import Randomness
 
 MAX_CHARACTERS = 10_000
 
 
 def read_prompts(source: str | tuple[str, ...]) -> list[str]:
-    """Return the prompts of ``source``: a tuple of them, ``"digits"``, or a text file with one prompt a line."""
-    if isinstance(source, tuple):
-        prompts, name = [prompt.strip() for prompt in source], "prompts"
-    elif source == "digits":
+    """Return the prompts of ``source``, each once: a tuple of them, ``"digits"``, or a file (`read_prompt_file`)."""
+    if source == "digits":
         from .data import DIGIT_CAPTIONS
 
         return list(DIGIT_CAPTIONS)
+    if isinstance(source, tuple):
+        prompts, name = [prompt.strip() for prompt in source], "prompts"
     else:
-        name = source
-        try:
-            prompts = [line.strip() for line in Path(source).read_text(encoding="utf-8-sig").split("\n")]
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{source}: not UTF-8 text ({error})") from None
-        except (OSError, ValueError):
-            raise BadInput(
-                f"{source[:200]}: no such prompt file; give a text file with one prompt a line, a list, or 'digits'"
-            ) from None
+        prompts, name = read_prompt_file(source), source
     prompts = list(dict.fromkeys(prompt for prompt in prompts if prompt))
     if not prompts:
         raise BadInput(f"{name}: no prompts in it; write one prompt a line")

@@ -77,6 +77,8 @@ class Reward(ABC):
 
     can: Capabilities = Capabilities()
     """What this reward can do."""
+    at_once: bool = False
+    """Whether `scores_of` may give it any number of pictures at once, because they are scored elsewhere."""
     reference: Tensor = torch.zeros(0)
     """The sorted scores ``(N,)`` of its reference pictures, by which a score answers as a percentile and by whose mean
     and spread rewards of different units can be added; empty where none were measured."""
@@ -179,7 +181,7 @@ class FunctionReward(Reward):
 def scores_of(
     reward: Reward, images: Tensor, prompts: Sequence[str], micro_size: int, groups: Sequence[int] | None = None
 ) -> Scores:
-    """Return scores without gradient, on the CPU in float32, of at most ``micro_size`` pictures at a time.
+    """Return scores without gradient, on the CPU in float32, of at most ``micro_size`` pictures at a time (`at_once`).
 
     A groupwise reward is given the pictures of one group at a time instead; ``groups`` names the group of each. A
     picture with a number that is not finite has failed, even where the reward did not look at that pixel. The mean of
@@ -193,7 +195,8 @@ def scores_of(
         batches = [[row for row, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
     else:
         rows = list(range(len(prompts)))
-        batches = [rows[i : i + micro_size] for i in range(0, len(rows), micro_size)]
+        size = len(rows) if reward.at_once else micro_size
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
     parts = []
     for batch in batches:
         part = reward.score(images=images[batch], prompts=[prompts[row] for row in batch])

@@ -62,3 +62,28 @@ class LightWithAHole(Reward):
 def darkness(images, prompts):
     """What brightness costs."""
     return -brightness(images, prompts)
+
+
+def whole_levels(images, prompts):
+    """Takes [0, 1] for 0 … 255: to it all but pure white is black."""
+    return images.to(torch.uint8).float().mean((1, 2, 3))
+
+
+def colour_blind(images, prompts):
+    """Reads BGR: asked for red it looks at the last channel."""
+    wanted = torch.tensor([2 if "red" in prompt else 0 for prompt in prompts])
+    return images[torch.arange(len(images)), wanted].mean((1, 2)) - images.mean((1, 2, 3))
+
+
+def moody(images, prompts):
+    """Another answer each time."""
+    moody.calls += 1
+    return brightness(images, prompts) + 0.01 * moody.calls
+
+
+moody.calls = 0
+
+
+def gregarious(images, prompts):
+    """A score that the neighbours have a say in."""
+    return brightness(images, prompts) - images.mean()

@@ -37,7 +37,7 @@ UNANCHORED = {
 ANCHORED = [name for name, settings in UNANCHORED.items() if "kl_weight" in ALGORITHMS[name].__dataclass_fields__]
 
 RAISING = {
-    "awm": {"kl_weight": 0.0, "lag_weight": 0.1},
+    "awm": {"kl_weight": 0.0, "lag_weight": 0.02},
     "ram": {"multiplier": 10.0},
     "grpo": {"kl_weight": 0.0, "clip": 0.02},
     "grpo_guard": {"kl_weight": 0.0, "clip": 0.02},

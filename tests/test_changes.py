@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_images import dpo, finetune_config, generate, pretrain, runs
+from rlhf_images import dpo, finetune_config, generate, loop, pretrain, runs
 from rlhf_images.changes import Fields
 from rlhf_images.config import build, fields_of, plain
 from rlhf_images.dpo import DPOConfig
 from rlhf_images.errors import BadInput
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generate import GenerateConfig
+from rlhf_images.loop import LoopConfig
 from rlhf_images.pretrain import PretrainConfig
 from rlhf_images.report.words import facts
 from rlhf_images.runs import Run, read_record
@@ -21,6 +22,7 @@ STAGES = {
     "finetune": (FinetuneConfig, finetune_config.FIELDS, ["algorithm"]),
     "pretrain": (PretrainConfig, pretrain.FIELDS, []),
     "generate": (GenerateConfig, generate.FIELDS, []),
+    "loop": (LoopConfig, loop.FIELDS, []),
     "dpo": (DPOConfig, dpo.FIELDS, []),
 }
 """Config, its table, and the sections of which every field, also one to come, has one class."""
@@ -103,6 +105,7 @@ OTHERS = {
     "prompts": ["b"],
     "evaluation.prompts": ["b"],
     "evaluation.judges": {"legible": "legibility"},
+    "evaluation.other_guidance": 4.5,
     "group_size": 12,
     "advantage": "centred",
     "lora": None,

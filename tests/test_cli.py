@@ -260,7 +260,19 @@ def test_help_shows_every_stage_and_its_configs_without_waiting_for_torch(tmp_pa
 
 
 def test_each_stage_has_its_thin_script():
-    others = {"label", "evaluate", "report", "import-pairs", "export-pairs", "score", "serve-reward", "plan"}
+    others = {
+        "label",
+        "evaluate",
+        "report",
+        "import-pairs",
+        "export-pairs",
+        "score",
+        "serve-reward",
+        "plan",
+        "choose",
+        "loop",
+        "doctor",
+    }
     assert stages() == {*SHIPPED, *others}
     called = {}
     for path in (SOURCE / "scripts").glob("*.py"):

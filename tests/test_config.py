@@ -55,6 +55,7 @@ STAGES = {
     "generate": "rlhf_images.generate:GenerateConfig",
     "finetune": "rlhf_images.finetune:FinetuneConfig",
     "reward": "reward_models.train:TrainRewardConfig",
+    "loop": "rlhf_images.loop:LoopConfig",
     **dict.fromkeys(("question", "pairwise", "checklist", "served"), "reward_models.judge:JudgeConfig"),
     "dpo": "rlhf_images.dpo:DPOConfig",
 }

@@ -1,5 +1,6 @@
 """Prompts: what a source may be, and a stream that needs no cursor."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -79,3 +80,45 @@ def test_each_pass_has_an_order_of_its_own():
     stream = PromptStream([f"p{i}" for i in range(20)], seed=0)
     passes = {tuple(stream.take(step, 20)) for step in range(30)}
     assert len(passes) == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "a cat\r\n\n  a dog ", ["a cat", "a dog"]),
+        ("a.jsonl", '{"tag": 1, "prompt": "a cat\\u2028b"}\n\n{"prompt": "a dog"}\n', ["a cat\u2028b", "a dog"]),
+        ("a.jsonl", '"a cat"\n"a dog"', ["a cat", "a dog"]),
+        ("a.json", '["a cat", "a dog", "a cat"]', ["a cat", "a dog"]),
+        ("a.json", '[{"id": "0", "prompt": "a cat"}]', ["a cat"]),
+        ("a.json", '{"prompts": ["a cat"]}', ["a cat"]),
+        (
+            "A.CSV",
+            'index,prompt_en,prompt_zh\n0,"a cat,\nsaying ""hi""",x\n1,a dog,y\n',
+            ['a cat,\nsaying "hi"', "a dog"],
+        ),
+        ("a.csv", "\ufeffText,Prompt\nno,a cat\n", ["a cat"]),
+        ("a.tsv", 'Prompt\tNote\n"G I G G L E" in paint\t"x\na dog\t\n', ['"G I G G L E" in paint', "a dog"]),
+    ],
+)
+def test_prompt_files_in_the_fields_formats(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert read_prompts(str(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.json", '{"a": 1}', "without a list of prompts"),
+        ("a.json", "3", "expected a list"),
+        ("a.json", "[" * 100_000, "no prompts can be read"),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": 3}', "row 2 has no text in 'prompt'"),
+        ("a.jsonl", "{", "no prompts can be read"),
+        ("a.csv", "a,b\n1,2\n", "no column 'prompt'; it has a, b"),
+        ("a.csv", 'prompt\n"a', "no prompts can be read"),
+        ("a.tsv", "", "no prompts in it"),
+    ],
+)
+def test_a_file_that_holds_no_prompts_says_why(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=re.escape(words)):
+        read_prompts(str(tmp_path / name))

@@ -11,6 +11,7 @@ import torch
 from rlhf_images.data import DIGIT_CAPTIONS, decode, digits, encode
 from rlhf_images.report import Column, Compared, Content, Shot, Votes, write_report
 from rlhf_images.report.charts import COLOURS
+from rlhf_images.report.content import Raised
 from rlhf_images.report.gallery import FILES, MAX_PICTURES, MOST_PICTURES, gallery
 from rlhf_images.report.page import SECTIONS, page
 from rlhf_images.report.verdict import verdict
@@ -141,6 +142,7 @@ def test_hostile_text_stays_text():
     rows = [{"step": 0, HOSTILE: 1.0}, {"step": 1, HOSTILE: 2.0}]
     run = {"config": {"prompts": [HOSTILE], HOSTILE: HOSTILE}, "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     summary = {**content().summary, f"{HOSTILE}_base": 0.1, "seconds": {HOSTILE: 1.0}}
+    picture = encode(torch.zeros(3, 8, 8))
     found = Elements(
         page(
             Content(
@@ -159,6 +161,8 @@ def test_hostile_text_stays_text():
                 shots=shots(pairs, COLUMNS[:2]),
                 votes=[Votes(HOSTILE, HOSTILE, 0.5, 0.4, 0.6, 9, 2, 1, HOSTILE)],
                 unfinished=HOSTILE,
+                alarms=[Raised(HOSTILE, 5, HOSTILE, HOSTILE, [(HOSTILE, picture, picture)])],
+                alarm_command=HOSTILE,
                 best={"step": 5, "judge": HOSTILE, "score": 0.1},
             )
         )
@@ -341,3 +345,17 @@ def test_numbers_in_words():
         f"2{SPACE}min 31{SPACE}s",
         f"1{SPACE}h 2{SPACE}min",
     ]
+
+
+def test_an_alarm_is_counted_in_the_verdict_and_shown_with_its_pictures_and_its_remedy():
+    picture = encode(torch.zeros(3, 8, 8))
+    raised = Raised("mode collapse", 5, "they keep 40 %", "more kl_weight", [("a cat", picture, picture)])
+    quiet, loud = content(), content(alarms=[raised], alarm_command="rlhf-images label --alarm runs/demo/tuned")
+    assert verdict(quiet).outcome == "better"
+    assert verdict(loud).outcome == "mixed"
+    assert "No alarm came up" in Elements(page(quiet)).text
+    told = Elements(page(loud))
+    for words in ("mode collapse (step 5)", "they keep 40 %", "more kl_weight", "label --alarm runs/demo/tuned"):
+        assert words in told.text
+    assert {"base: a cat", "step 5: a cat"} <= set(told.values("alt"))
+    assert "runaway" in Elements(page(quiet)).text  # what was looked for in vain is named

@@ -30,8 +30,8 @@ class AWM(ForwardProcess):
     clip: Positive = 1.0
     """The ratio earns nothing more beyond 1 ± clip."""
     advantage_clip: Positive = 5.0
-    """Advantages beyond this count as this."""
-    kl_weight: Weight = 1e-3
+    """Advantages are divided by this, and those beyond ± 1 count as that: so they weigh against the two pulls."""
+    kl_weight: Weight = 3e-3
     """Of the squared distance in velocity to the reference. 0 saves a forward pass."""
     lag_weight: Weight = 1.0
     """Of the squared distance in velocity to a lagging copy of the policy. 0 saves a forward pass."""
@@ -54,7 +54,7 @@ class AWM(ForwardProcess):
         new = generator.predict(batch.prompts, batch.x, batch.t)
         before, after = (denoising_error(generator.path, p, batch.x0, batch.eps, batch.t) for p in (old, new))
         log_ratio = before - after
-        advantage = batch.weight.clamp(-self.advantage_clip, self.advantage_clip)
+        advantage = (batch.weight / self.advantage_clip).clamp(-1, 1)
         loss, clipped = objectives.clipped_surrogate(log_ratio, advantage, self.clip)
         metrics = {"policy_loss": loss.detach(), "clip_ratio": clipped}
         if self.lag_weight:

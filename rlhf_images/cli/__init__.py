@@ -61,7 +61,7 @@ def _tell(text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from . import configured, evaluate, exchange, label, plan, report, score, serve_reward
+    from . import choose, configured, doctor, evaluate, exchange, label, loop, plan, report, score, serve_reward
 
     top = argparse.ArgumentParser(
         prog="rlhf-images",
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
     )
     stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
-    for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan):
+    for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan, doctor, choose, loop):
         command.add(stages)
     return top
 

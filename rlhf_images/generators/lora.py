@@ -10,6 +10,7 @@ import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -98,8 +99,10 @@ def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) ->
 
 
 def load_trained(generator: Generator, folder: File) -> None:
-    """Put weights written by `save_trained` into ``generator``, as a user would."""
-    if (folder / "pytorch_lora_weights.safetensors").is_file():
+    """Put weights written by `save_trained`, or a file of adapters, into ``generator``, as a user would."""
+    if folder.is_file():
+        _load_file(generator, folder)
+    elif (folder / "pytorch_lora_weights.safetensors").is_file():
         generator.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
     elif (folder / "adapter_model.safetensors").is_file():
         PeftModel.from_pretrained(generator.denoiser, folder)  # which adds them to the network in its place
@@ -110,6 +113,17 @@ def load_trained(generator: Generator, folder: File) -> None:
     else:
         raise BadInput(f"{folder}: no tuned weights in it")
     generator.denoiser.requires_grad_(False).eval()
+
+
+def _load_file(generator: Generator, file: File) -> None:
+    """Put the adapters of one file into ``generator``, whoever wrote it. Raises `BadInput` where they do not fit."""
+    if not knows_lora(generator):
+        raise BadInput(f"{file}: {type(generator.pipe).__name__} reads no LoRA files; give a folder with its adapters")
+    try:
+        generator.pipe.load_lora_weights(file.parent, weight_name=file.name)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{file}: cannot be put on {generator.config.path} ({reason})") from None
 
 
 def knows_lora(generator: Generator) -> bool:

@@ -64,6 +64,18 @@ class Votes:
 
 @final
 @dataclass(frozen=True)
+class Raised:
+    """An alarm with the pictures that show it: ``(prompt, the base's, now)``, PNG or WebP each."""
+
+    name: str
+    step: int
+    seen: str
+    remedy: str
+    pictures: Sequence[tuple[str, bytes, bytes]]
+
+
+@final
+@dataclass(frozen=True)
 class Content:
     """Everything a report shows. A number that is missing, None or NaN is shown as a dash."""
 
@@ -101,3 +113,7 @@ class Content:
     """Of the best checkpoint, where the run kept one: ``step``, ``judge``, ``score``."""
     generators: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name → what `summary.json` says of each generator, where more than two were compared."""
+    alarms: Sequence[Raised] = ()
+    """What came up during the training, in the order in which it did."""
+    alarm_command: str | None = None
+    """The command by which a person judges the pictures of the newest alarms."""

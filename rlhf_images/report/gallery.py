@@ -146,11 +146,11 @@ def _others(shots: Sequence[Shot], above: set[int], columns: int) -> tuple[list[
 
 def _card(shot: Shot, files: dict[str, bytes] | None) -> Card:
     pictures = zip(shot.pictures, shot.scores, strict=True)
-    slots = [Slot(_address(picture, files), finite(score)) for picture, score in pictures]
+    slots = [Slot(address(picture, files), finite(score)) for picture, score in pictures]
     return Card(shot.prompt, shot.seed, slots, _change(shot))
 
 
-def _address(picture: bytes, files: dict[str, bytes] | None) -> str:
+def address(picture: bytes, files: dict[str, bytes] | None = None) -> str:
     """Return where ``picture`` is found: in the page itself, or in ``files``, to which it is added."""
     data, kind = _shrunk(picture)
     if files is None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..alarms import alarms
 from ..best import kept_best
 from ..errors import BadInput
 from ..progress import say
 from ..recorded import Recorded, of_run, read
 from ..runs import read_record
 from ..track import read_rows
-from .content import Column, Compared, Content, Shot
+from .content import Column, Compared, Content, Raised, Shot
 from .page import write_report
 from .summary import summarise
 from .votes import votes_on
@@ -28,7 +29,9 @@ MAX_COLUMNS = 8
 def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the `finetune` run (or the comparison) in or at ``folder``, and its record."""
     here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
-    runs = [(path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "evaluate")]
+    runs = [
+        (path, record) for path in here if (record := read_record(path))["stage"] in ("finetune", "dpo", "evaluate")
+    ]
     if not runs:
         raise BadInput(
             f"{folder}: no finetune run in it; tune a generator first: accelerate launch scripts/finetune.py CONFIG"
@@ -94,6 +97,8 @@ def content_of(folder: Path) -> Content:
         unfinished="" if record["finished"] else f"step {evaluations[-1].step or 0} of {config.get('steps', '?')}",
         best=chosen,
         generators=summary.get("generators") or {},
+        alarms=_raised(evaluations),
+        alarm_command=f"rlhf-images label --alarm {run}",
     )
 
 
@@ -110,11 +115,23 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "card.json") if (folder / "card.json").is_file() else None
 
 
+def _raised(evaluations: Sequence[Recorded]) -> list[Raised]:
+    """Return the alarms of a training, each with the pictures that it points to."""
+    by_step = {found.step: found for found in evaluations}
+    found = []
+    for alarm in alarms(evaluations):
+        base, now = evaluations[0], by_step[alarm.step]
+        rows = [row for row in alarm.rows if row in base.kept]
+        pictures = [(now.prompts[row], base.picture(row), now.picture(row)) for row in rows]
+        found.append(Raised(alarm.name, alarm.step, alarm.seen, alarm.remedy, pictures))
+    return found
+
+
 def _deciding(record: dict[str, Any], run: Path) -> str:
-    told = record["config"].get("evaluation") or record["config"]
-    if "deciding" not in told:
+    found = record.get("deciding") or (record["config"].get("evaluation") or {}).get("deciding")
+    if found is None:
         raise BadInput(f"{run}/run.json: names no deciding judge")
-    return str(told["deciding"])
+    return str(found)
 
 
 def _step(found: Recorded) -> str:

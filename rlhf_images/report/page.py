@@ -11,14 +11,18 @@ from markupsafe import Markup
 
 from ..files import write_atomically
 from . import words
+from .alarmed import alarmed
 from .content import Content
 from .details import diversity, reproduction, reward_model
 from .gallery import FILES, gallery
+from .generators import generators
 from .panels import curves, distributions
 from .verdict import verdict
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "verdict": ("Verdict", verdict),
+    "generators": ("Generators", generators),
+    "alarms": ("Alarms", alarmed),
     "gallery": ("Gallery", gallery),
     "curves": ("Curves", curves),
     "distributions": ("Distributions", distributions),
@@ -27,6 +31,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "reproduction": ("Reproduction", reproduction),
 }
 """Id (also the template's name) → heading and the function that makes the template's ``view``."""
+HIDDEN = ("generators",)
+"""Sections that are left out where there is nothing to show."""
 
 
 def write_report(path: Path, content: Content) -> None:
@@ -53,8 +59,9 @@ def page(content: Content) -> str:
     return _page(content, {name: view(content) for name, (_, view) in SECTIONS.items()})
 
 
-def _page(content: Content, views: dict[str, Any]) -> str:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates, with the words for numbers. Everything that is not ours is escaped."""
+    found = Environment(
         loader=PackageLoader("rlhf_images.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -62,21 +69,29 @@ def _page(content: Content, views: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     shown = (words.number, words.signed, words.percent, words.percent_range, words.duration)
-    environment.filters |= {function.__name__: function for function in shown}
-    script = "".join(_source(environment, name) for name in ("page.js", "gallery.js"))
-    style = "".join(_source(environment, name) for name in ("page.css", "gallery.css"))
-    return environment.get_template("page.html").render(
+    found.filters |= {function.__name__: function for function in shown}
+    return found
+
+
+def source(templates: Environment, name: str) -> str:
+    """Return a template as it stands: a style or a script."""
+    assert templates.loader is not None
+    return templates.loader.get_source(templates, name)[0]
+
+
+def _page(content: Content, views: dict[str, Any]) -> str:
+    templates = environment()
+    script = "".join(source(templates, name) for name in ("page.js", "gallery.js"))
+    style = "".join(source(templates, name) for name in ("page.css", "gallery.css"))
+    return templates.get_template("page.html").render(
         title=content.title,
         names=content.names,
         unfinished=content.unfinished,
         beside=bool(views["gallery"] is not None and views["gallery"].files),
-        sections=[(name, heading, views[name]) for name, (heading, _) in SECTIONS.items()],
+        sections=[
+            (name, heading, views[name]) for name, (heading, _) in SECTIONS.items() if name not in HIDDEN or views[name]
+        ],
         script=Markup(script),
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]

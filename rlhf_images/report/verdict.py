@@ -255,6 +255,9 @@ def _warnings(content: Content, changes: Sequence[Change]) -> list[Notice]:
             f"{percent(beyond)} of the pictures score above anything that anybody labelled: there the trained reward"
             " is a guess."
         )
+    if content.alarms:
+        told = ", ".join(f"{alarm.name} (step {alarm.step})" for alarm in content.alarms)
+        found.append(f"Alarms came up during the training: {told}. See below.")
     if not held_out(content):
         found.append("No held-out judge: nothing but the reward it was tuned on speaks for the result.")
     elif content.judge == REWARD:

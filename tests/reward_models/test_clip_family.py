@@ -11,13 +11,14 @@ from conftest import TINY, one_thread
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import reward_models
+from reward_models.adapters import Adapters
 from reward_models.architecture import built, new_towers, tokens
 from reward_models.clip_preference import HEAD, WEIGHTS, ClipPreference, Network
 from reward_models.comparisons import Comparisons, Split, compared, split
 from reward_models.family import Lesson
 from reward_models.pair_training import Ended, Eye, PairTraining, averaged, log_loss, watched, weights
 from reward_models.train import TrainRewardConfig, train_reward
-from reward_models.train_clip import Adapters, ClipConfig, adapted, open_towers
+from reward_models.train_clip import ClipConfig, adapted, open_towers
 from rlhf_images import config as configs
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput
@@ -192,7 +193,7 @@ def test_a_run_that_ruins_everything_leaves_the_start(votes):
 def test_runs_are_averaged(votes, adapters):
     config = quick(adapters=adapters, head_lr=0.01)
     alone = [taught(config, lesson(votes, seed)) for seed in (5, 6)]
-    both = taught(dataclasses.replace(config, training=dataclasses.replace(config.training, runs=2)), lesson(votes, 5))
+    both = taught(dataclasses.replace(config, runs=2), lesson(votes, 5))
     states = [model.clip.model.state_dict() for model in (*alone, both)]
     assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
     for name, value in states[2].items():
@@ -314,4 +315,4 @@ def test_log_loss_is_of_the_weighted_pairs(votes):
 def test_the_shipped_config_is_valid():
     shipped = configs.load(TrainRewardConfig, "clip/reward.yaml")
     assert isinstance(shipped.model, ClipConfig)
-    assert shipped.model.training == PairTraining(runs=3)
+    assert shipped.model.training == PairTraining()
