@@ -58,7 +58,7 @@ GAIN = 0.05
 SIDES: dict[str, dict[str, Any]] = {
     "trl": {"lr": 1e-2, "clip": 1e-4, "epochs": 80, "every": 4},
     "ddpo": {"lr": 1e-2, "clip": 1e-4, "steps": 80, "every": 4},
-    "nft": {"lr": 1e-2, "steps": 40, "every": 1},
+    "nft": {"lr": 1e-2, "beta": 0.3, "steps": 40, "every": 1},
 }
 """What each side was given; the learning rate of each is the best of 1e-3, 3e-3 and 1e-2 on seed 0."""
 

@@ -206,12 +206,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table in Markdown: medians over the seeds, and the range where it says something."""
     rows = [row for row in rows if row["seed"] not in TUNED_ON]
     lines = [
-        f"| | CPU s to utility +{GAIN} | pictures to it | utility | learnt reward | legibility | diversity | drift |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | seeds | CPU s to utility +{GAIN} | pictures to it | utility | learnt reward | legibility | diversity |"
+        " drift |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     base = {key: statistics.median(row["base"][key] for row in rows) for key in rows[0]["base"]}
     lines.append(
-        f"| base | | | {base['utility']:.3f} | {base['reward']:.2f} | {base['legibility']:.3f} |"
+        f"| base | | | | {base['utility']:.3f} | {base['reward']:.2f} | {base['legibility']:.3f} |"
         f" {base['diversity']:.3f} | 0 |"
     )
     for name in SETTINGS:
@@ -222,7 +223,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         shown = "`{}`{}{}".format(*name.partition(","))
         middle = {key: statistics.median(values) for key, values in final.items()}
         lines.append(
-            f"| {shown} | {_reached(mine, 'cpu_seconds', '.1f')} | {_reached(mine, 'pictures', '.0f')} |"
+            f"| {shown} | {len(mine)} | {_reached(mine, 'cpu_seconds', '.1f')} | {_reached(mine, 'pictures', '.0f')} |"
             f" **{middle['utility']:.3f}** ({min(final['utility']):.3f} to {max(final['utility']):.3f}) |"
             f" {middle['reward']:.2f} | {middle['legibility']:.3f} | {middle['diversity']:.3f} |"
             f" {middle['drift']:.3f} |"
