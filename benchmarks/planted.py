@@ -23,8 +23,8 @@ def saturated(images: Tensor, prompts: Sequence[str], degree: float) -> Tensor:
     """Return the pictures with colours and contrast driven to their ends."""
     del prompts
     grey = images.mean(1, keepdim=True)
-    coloured = grey + (images - grey) * (1 + 8 * degree)
-    return (0.5 + (coloured - 0.5) * (1 + 4 * degree)).clamp(0, 1)
+    coloured = grey + (images - grey) * (1 + 4 * degree)
+    return (0.5 + (coloured - 0.5) * (1 + 2 * degree)).clamp(0, 1)
 
 
 def blurred(images: Tensor, prompts: Sequence[str], degree: float) -> Tensor:

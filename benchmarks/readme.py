@@ -1,28 +1,37 @@
 """Make the README's picture and table from a finished ``make demo``: ``python benchmarks/readme.py``."""
 
+import io
 import json
 from pathlib import Path
 
 from PIL import Image
 
+from rlhf_images.report.gallery import gallery
+from rlhf_images.report.of_run import content_of
+
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "demo"
-COLUMNS, SIDE, SCALE, GAP = 8, 16, 3, 24
+PROMPTS, SIDE, SCALE, GAP = 2, 16, 3, 24
 
 
 def picture() -> Image.Image:
-    """Return the first seeds of every prompt, base on the left, tuned on the right, enlarged and set apart."""
+    """Return the pictures of the report's gallery, all that are kept: the base's on the left, the best's right."""
+    content = content_of(RUN)
+    shown = gallery(content)
+    assert shown is not None
+    prompts = list(dict.fromkeys(shot.prompt for shot in content.shots))
+    rows = [prompts[i : i + PROMPTS] for i in range(0, len(prompts), PROMPTS)]
+    tiles = {(shot.prompt, shot.seed): shot.pictures for shot in content.shots}
+    seeds = sorted({shot.seed for shot in content.shots})
     pitch = SIDE * SCALE + 4
-    whole = Image.new("RGB", (2 * COLUMNS * pitch + GAP, 10 * pitch), "#808080")
-    for number, name in enumerate(("base", "tuned")):
-        grid = Image.open(RUN / f"{name}.png")
-        for row in range(10):
-            for column in range(COLUMNS):
-                left, top = column * SIDE, row * SIDE
-                tile = grid.crop((left, top, left + SIDE, top + SIDE)).resize(
-                    (SIDE * SCALE,) * 2, Image.Resampling.NEAREST
-                )
-                whole.paste(tile, (number * (COLUMNS * pitch + GAP) + column * pitch + 2, row * pitch + 2))
+    half = PROMPTS * len(seeds) * pitch
+    whole = Image.new("RGB", (2 * half + GAP, len(rows) * pitch), "#808080")
+    for number, column in enumerate((0, shown.start)):
+        for row, of_row in enumerate(rows):
+            for place, (prompt, seed) in enumerate((prompt, seed) for prompt in of_row for seed in seeds):
+                tile = Image.open(io.BytesIO(tiles[prompt, seed][column])).convert("RGB")
+                tile = tile.resize((SIDE * SCALE,) * 2, Image.Resampling.NEAREST)
+                whole.paste(tile, (number * (half + GAP) + place * pitch + 2, row * pitch + 2))
     return whole
 
 

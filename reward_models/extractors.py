@@ -6,19 +6,30 @@ The text of a prompt alone is not among them: it is the same for both pictures o
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, final
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import torch
+from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
+from rlhf_images.config import Count
 from rlhf_images.reward import identity
 
 from .clip import Clip
 from .image_statistics import image_statistics
+from .preprocess import Preprocessing
+from .weights import digest
+
+if TYPE_CHECKING:
+    from rlhf_images.generators.features import PictureFeatures
 
 Blocks = dict[str, Tensor]
 """Features ``(B, D)`` by the name of their block."""
+GRID = 4
+"""Places a side, over which latents are averaged."""
 STATISTICS_VERSION = "1"
 """Of the definitions in `image_statistics`; another one is another extractor."""
 
@@ -63,6 +74,30 @@ class ClipConfig:
 
 @final
 @dataclass(frozen=True)
+class GeneratorFeatures:
+    """Features of a generator's own networks: nothing to download where there is a generator anyway."""
+
+    path: str
+    """A diffusers pipeline: a folder, or a name on the hub. Its latents must be those of an AutoencoderKL, unpacked."""
+    size: Count | None = None
+    """Pixels of the square that is looked at; what the pipeline draws by itself where not given."""
+    parts: tuple[Literal["latents", "denoiser"], ...] = ("latents", "denoiser")
+    """The autoencoder's latents, roughly where they lie; the middle of the denoiser, over all places, by prompt."""
+    time: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """How noisy a picture the denoiser sees: 0 is clean, 1 is noise."""
+    call: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+    """Other keywords of the pipeline's call, such as ``max_sequence_length``."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a lesson from nothing, and from the same thing twice."""
+        if not self.parts or len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts {list(self.parts)}: one or both of latents, denoiser")
+
+
+@final
+@dataclass(frozen=True)
 class FeaturesConfig:
     """Which features; several together are joined."""
 
@@ -70,11 +105,13 @@ class FeaturesConfig:
     """Light, colours, detail and composition, measured without a network: nothing to download."""
     open_clip: ClipConfig | None = None
     """Embeddings of a CLIP."""
+    generator: GeneratorFeatures | None = None
+    """What a generator's own networks see."""
 
     def __post_init__(self) -> None:
         """Refuse a head on nothing."""
-        if not self.statistics and self.open_clip is None:
-            raise ValueError("no features; set 'statistics: true' or name an 'open_clip' model")
+        if not self.statistics and self.open_clip is None and self.generator is None:
+            raise ValueError("no features; set 'statistics: true', or name an 'open_clip' model or a 'generator'")
 
 
 @final
@@ -122,6 +159,47 @@ class ClipExtractor(Extractor):
         self.clip.to(device)
 
 
+@final
+class GeneratorExtractor(Extractor):
+    """A frozen generator; a centred square of a picture at the size that it draws."""
+
+    def __init__(self, config: GeneratorFeatures) -> None:
+        self.config, self.eyes = config, _eyes(config, "cpu")
+        self.preprocessing = Preprocessing(self.eyes.size)
+        self.prompted = frozenset(config.parts) - {"latents"}
+
+    @cached_property
+    def id(self) -> str:
+        """Return a hash of the networks, the parts, and how they are asked."""
+        asked = (*self.config.parts, repr(self.config.time), repr(sorted(self.config.call.items())), self.config.dtype)
+        return identity("generator", *map(digest, self.eyes.modules()), *asked, repr(self.preprocessing))
+
+    def blocks(self, images: Tensor, prompts: Sequence[str]) -> Blocks:
+        """Return the parts that were asked for."""
+        latents = self.eyes.latents(self.preprocessing.fitted(images))
+        found: Blocks = {}
+        if "latents" in self.config.parts:
+            spread = (latents.flatten(2).var(2, correction=0) + 1e-8).sqrt()
+            found["latents"] = torch.cat([adaptive_avg_pool2d(latents, GRID).flatten(1), spread], 1)
+        if "denoiser" in self.config.parts:
+            found["denoiser"] = self.eyes.hidden(prompts, latents)
+        return {part: found[part] for part in self.config.parts}
+
+    def to(self, device: torch.device | str) -> None:
+        """Load the pipeline anew on ``device``: where each of its parts lies is the pipeline's own business."""
+        if torch.device(device).type != self.eyes.generator.device.type:
+            self.eyes = _eyes(self.config, device)
+
+
+def _eyes(config: GeneratorFeatures, device: torch.device | str) -> "PictureFeatures":
+    from rlhf_images.generators import GeneratorConfig
+    from rlhf_images.generators.features import PictureFeatures
+
+    size, call = config.size, dict[str, Any](config.call)
+    settings = GeneratorConfig(config.path, height=size, width=size, dtype=config.dtype, call=call)
+    return PictureFeatures(settings, config.time, device)
+
+
 def extractors(config: FeaturesConfig) -> dict[str, Extractor]:
     """Return the extractors of ``config`` by name."""
     found: dict[str, Extractor] = {}
@@ -129,4 +207,6 @@ def extractors(config: FeaturesConfig) -> dict[str, Extractor]:
         found["statistics"] = StatisticsExtractor()
     if config.open_clip is not None:
         found["open_clip"] = ClipExtractor(config.open_clip)
+    if config.generator is not None:
+        found["generator"] = GeneratorExtractor(config.generator)
     return found

@@ -26,6 +26,13 @@ REWARD = "reward"
 """The judge that is trained on."""
 DRIFT = 3.0
 """Standard deviations of the base's pictures of a prompt by which a sign's mean may move."""
+SCALE = 0.75
+"""Share of its mean that a sign of `SCALES` may fall to, or rise to the inverse of: where pictures differ much among
+themselves, they can all lose a quarter of their contrast within `DRIFT`."""
+SCALES = ("brightness", "contrast", "edges", "crispness", "saturation")
+"""Signs that have a natural nought."""
+FAINT = 0.02
+"""Added to a sign's means before their ratio is taken: twice nearly nothing is nearly nothing."""
 OVERLAY = 0.25
 """Strength, against the pictures' own texture, of a pattern that all of them share and the base's do not."""
 COLLAPSED = 0.7
@@ -129,17 +136,23 @@ def _rows(now: Recorded, finding: _Finding) -> tuple[int, ...]:
 
 def _looks(names: tuple[str, ...]) -> Check:
     def check(series: Sequence[Recorded], number: int) -> _Finding | None:
-        moved = {name: drift for name, drift in drifts(series[number], series[0]).items() if name in names}
-        far = {name: float(drift.mean()) for name, drift in moved.items() if abs(drift.mean()) > DRIFT}
+        now, base = series[number], series[0]
+        moved = {name: drift for name, drift in drifts(now, base).items() if name in names}
+        ratios = {name: _ratio(now, base, name) for name in names if name in SCALES}
+        far = {name: f"{drift.mean():+.1f} sd" for name, drift in moved.items() if abs(drift.mean()) > DRIFT}
+        far |= {name: f"× {r:.2f}" for name, r in ratios.items() if not SCALE <= r <= 1 / SCALE and name not in far}
         if not far:
             return None
-        worst = max(far, key=lambda name: abs(far[name]))
-        by = ", ".join(f"{name.replace('_', ' ')} {drift:+.1f}" for name, drift in far.items())
-        return _Finding(
-            f"{by} standard deviations of the base's pictures of a prompt", moved[worst] * np.sign(far[worst])
-        )
+        worst = max(far, key=lambda name: abs(moved[name].mean()))
+        by = ", ".join(f"{name.replace('_', ' ')} {change}" for name, change in far.items())
+        return _Finding(f"{by}, against the base's pictures of a prompt", moved[worst] * np.sign(moved[worst].mean()))
 
     return check
+
+
+def _ratio(now: Recorded, base: Recorded, name: str) -> float:
+    rows = min(now.count, base.count)
+    return float((now.signs[name][:rows].mean() + FAINT) / (base.signs[name][:rows].mean() + FAINT))
 
 
 def _overlay(series: Sequence[Recorded], number: int) -> _Finding | None:

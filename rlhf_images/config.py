@@ -99,7 +99,8 @@ def shipped() -> list[str]:
     """Return the names of the configs that come with the package, such as ``digits/finetune.yaml``."""
     for root in (Path(str(resources.files("rlhf_images"))) / "configs", Path(__file__).parents[1] / "configs"):
         if root.is_dir():
-            return sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+            found = (path.relative_to(root) for path in root.rglob("*.yaml"))
+            return sorted(str(path) for path in found if path.parts[0] != "accelerate")  # its launcher's, not ours
     return []
 
 

@@ -1,5 +1,6 @@
 """What ``label --doubts-of`` asks first: reward models say how much a vote on each pair would teach."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -63,7 +64,8 @@ def _most_informative_first(pairs: Pairs, judged: list[PreferencePair], name: st
     known = margin.isfinite() & between.isfinite().all(1)
     if fresh:
         known = _known(known, pairs, {name: reward})
-    chance = torch.sigmoid(margin[known])
+    unsure = 1 + math.pi / 8 * between[known].square().sum(1)  # the chance that the posterior gives on the whole
+    chance = torch.sigmoid(margin[known] / unsure.sqrt())
     told = (chance * (1 - chance)).sqrt()[:, None] * between[known]
     order = most_informative_first([pair for pair, use in zip(fresh, known.tolist(), strict=True) if use], told.numpy())
     return [*order, *(pair.pair for pair in judged if pair.pair in voted)]

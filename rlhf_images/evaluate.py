@@ -18,6 +18,7 @@ from .files import write_json
 from .finetune_config import FinetuneConfig, TuningConfig
 from .generators import Generator
 from .generators.lora import load_trained
+from .model_card import model_card
 from .processes import Processes
 from .progress import say
 from .recorded import Recorded
@@ -73,6 +74,7 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         say(guided(guidance, means))
         summary["other_guidance"] = {"guidance": guidance, **means}
     conclude(root, summary | {"seconds": stage_seconds(root, record)}, list(judges))
+    model_card(run)
 
 
 def guided(guidance: float, means: Mapping[str, Mapping[str, float]]) -> str:

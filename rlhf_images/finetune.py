@@ -27,6 +27,7 @@ from .generators import Generator
 from .generators.lora import check_trainable, make_trainable, save_trained
 from .interruption import Interruption
 from .math import advantages
+from .model_card import model_card
 from .monitor import keep_evaluation
 from .policy import Policy
 from .processes import Processes
@@ -287,6 +288,8 @@ def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
         sync_tree(parts.run.folder)
         parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
+        with suppress(BadInput):  # what cannot be read was said by the page
+            model_card(parts.run.folder)
 
     parts.processes.written(write)
 

@@ -1,6 +1,7 @@
 """The policy: a generator with its trainable weights, their snapshots, and the optimiser that moves them."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from .generators import Generator
 from .processes import Processes
 from .reward import Reward
 from .snapshots import Snapshots
+
+LOSS_SCALES = (2.0**16, 2.0**10, 2.0**4, 1.0)
+"""By what the loss is multiplied while gradients pass a network in float16, whose smallest number is 6e-8, and by what
+they are divided again; each is tried if the one before was too much."""
 
 
 @final
@@ -66,24 +71,40 @@ class Policy:
         likelihood ratios (the metric ``ratio``) was from 1 before the step, 0 where there is none. Raises `NonFinite`
         on every process, with the weights untouched, if the loss or a gradient is not finite on any.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_sum = off = 0.0
-        for micro in examples.split(micro_size):
-            losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
-            (losses.sum() / total).backward()
-            loss_sum += float(losses.detach().sum())
-            for name, values in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum())
-            if "ratio" in metrics:
-                off = max(off, float((metrics["ratio"] - 1).abs().max()))
-        loss = self.processes.sum_gradients(self.parameters.values(), loss_sum) / total
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        micros = list(examples.split(micro_size))
+        for scale in LOSS_SCALES if self.generator.config.dtype == "float16" else (1.0,):
+            told, off = self._backward(algorithm, reward, micros, scale / total)
+            loss = self.processes.sum_gradients(self.parameters.values(), told.get("loss", 0.0)) / total
+            for parameter in self.parameters.values():
+                if parameter.grad is not None and scale != 1:
+                    parameter.grad.div_(scale)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+            if math.isfinite(norm) or not math.isfinite(loss):
+                break
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise NonFinite(f"loss {loss:g}, gradient norm {norm:g}; the update was refused")
         self.optimizer.step()
-        sums["loss"] = sums.get("loss", 0.0) + loss_sum
-        sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm * len(examples)
+        for name, value in {**told, "grad_norm": norm * len(examples)}.items():
+            sums[name] = sums.get(name, 0.0) + value
         return off
+
+    def _backward(
+        self, algorithm: Objective, reward: Reward, micros: Sequence[Examples], factor: float
+    ) -> tuple[dict[str, float], float]:
+        """Leave the gradient of ``factor`` times the sum of all losses; return the sums of ``loss`` and metrics.
+
+        And how far the furthest ratio is from 1.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums, off = dict[str, float](), 0.0
+        for micro in micros:
+            losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
+            (losses.sum() * factor).backward()
+            for name, values in {**metrics, "loss": losses.detach()}.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+            if "ratio" in metrics:
+                off = max(off, float((metrics["ratio"] - 1).abs().max()))
+        return sums, off
 
     @property
     def averaged(self) -> bool:

@@ -13,7 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from .errors import NotSaved
+from .errors import BadInput, NotSaved
+
+SHARDED = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+"""What accelerate's launcher can ask for and we do not do, and the variable by which it does."""
 
 
 @final
@@ -21,6 +24,12 @@ class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
 
     def __init__(self) -> None:
+        for name, variable in SHARDED.items():
+            if os.environ.get(variable, "").lower() == "true":
+                raise BadInput(
+                    f"{name}: what is trained is not sharded here, every process has a whole copy; launch with"
+                    " configs/accelerate/ddp.yaml, and adapters (lora) where all weights do not fit"
+                )
         self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
         self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         self._parent = os.getppid()

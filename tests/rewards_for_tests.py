@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 
@@ -87,3 +88,10 @@ moody.calls = 0
 def gregarious(images, prompts):
     """A score that the neighbours have a say in."""
     return brightness(images, prompts) - images.mean()
+
+
+def told_by_processes(images, prompts):
+    """Brightness, and a file that says which process of how many asked."""
+    name = f"process_{os.environ.get('RANK', 0)}_of_{os.environ.get('WORLD_SIZE', 1)}"
+    Path(os.environ["PROCESSES_TOLD"], name).touch()
+    return brightness(images, prompts)

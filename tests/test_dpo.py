@@ -17,6 +17,7 @@ from rlhf_images.config import build
 from rlhf_images.data import encode
 from rlhf_images.dpo import DiffusionDPO, DPOConfig, Voted, dpo
 from rlhf_images.errors import BadInput
+from rlhf_images.evaluate import evaluate
 from rlhf_images.generate import GenerateConfig, generate
 from rlhf_images.generators import Generator, GeneratorConfig
 from rlhf_images.generators.lora import LoraConfig, make_trainable
@@ -259,3 +260,16 @@ def test_pairs_that_teach_nothing_and_votes_that_changed_are_refused(config, pai
     vote(voted, voted.pairs[2].pair, "left")
     with pytest.raises(BadInput, match="its votes have changed"):
         run(values)
+
+
+def test_a_run_on_pairs_is_evaluated_with_and_without_guidance(config, capsys):
+    evaluation = {**config["evaluation"], "final_seeds_per_prompt": 2, "other_guidance": 3.0}
+    values = {**config, "steps": 1, "evaluation": evaluation, "optimizer": {"lr": 0.1}}
+    dpo(build(DPOConfig, values, "test"), load_reward)
+    evaluate(config["out"], load_reward)
+    summary = json.loads(Path(config["out"], "summary.json").read_text())
+    other = summary["other_guidance"]
+    assert other["guidance"] == 3.0
+    assert other["base"]["reward"] != pytest.approx(summary["reward_base"], abs=1e-5)  # guidance draws other pictures
+    assert other["tuned"]["reward"] != pytest.approx(other["base"]["reward"], abs=1e-6)
+    assert "at guidance 3" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from pairs_for_tests import made
 from rlhf_images import recorded
 from rlhf_images.choose import ChooseConfig, choose
 from rlhf_images.cli import parser
+from rlhf_images.cli import run as command
 from rlhf_images.config import build, load
 from rlhf_images.errors import BadInput, Stop
 from rlhf_images.evaluator import Evaluation
@@ -94,6 +95,15 @@ def test_what_is_chosen_are_the_first_pairs_in_order_with_ids_and_pictures(tmp_p
     choose(ChooseConfig(str(pool.folder), str(tmp_path / "some"), 5), order)  # again: nothing happens
     with pytest.raises(BadInput, match="another run"):
         choose(ChooseConfig(str(pool.folder), str(tmp_path / "some"), 6), order)
+
+
+def test_on_the_command_line_reward_models_may_say_which(tmp_path, capsys):
+    pool = made_pairs(tmp_path / "pool", 12)
+    for name, doubts in (("some", []), ("doubtful", ["--doubts-of", "brightness", "contrast"])):
+        assert command(["choose", str(pool.folder), str(tmp_path / name), "--count", "4", *doubts]) == 0
+        assert len(Pairs(tmp_path / name).pairs) == 4
+    assert "4 of 12 pairs" in capsys.readouterr().out
+    assert command(["choose", str(pool.folder), str(tmp_path / "none"), "--count", "0"]) == 2
 
 
 def test_without_an_order_the_choice_is_random_the_same_and_not_the_first(tmp_path):

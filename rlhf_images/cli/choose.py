@@ -32,7 +32,7 @@ def _choose(options: argparse.Namespace) -> None:
         "pool": options.pool,
         "out": options.out,
         "count": options.count,
-        "doubts_of": options.doubts_of or (),
+        "doubts_of": list(options.doubts_of or []),
         "by": options.by,
     }
     config = configs.build(ChooseConfig, plain, "choose")

@@ -62,15 +62,15 @@ def _import_pairs(options: argparse.Namespace) -> None:
 
 
 def _export_pairs(options: argparse.Namespace) -> None:
+    from ..hub import push
     from ..preferences.formats import EXPORTERS
     from ..preferences.formats.exporting import export_pairs
-    from ..preferences.formats.hub import push
 
     layout = EXPORTERS[_known(options.format, EXPORTERS, "export-pairs")]
     named = options.names == "show" or (options.names is None and not options.push_to_hub)
     export_pairs(options.format, layout, options.folder, options.out, store_url=options.store, named=named)
     if options.push_to_hub:
-        push(Path(options.out), options.push_to_hub)
+        push(Path(options.out), options.push_to_hub, "dataset", "Preferences between pictures")
 
 
 def _known(name: str, table: Iterable[str], command: str) -> str:

@@ -1,125 +1,17 @@
 """Pushing to the hub: against a small server on loopback that speaks the hub's protocol, never the network."""
 
-import base64
-import hashlib
-import json
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pairs_for_tests as tool
 import pytest
+from hub_for_tests import TOKEN, hub_of, run_against
 
 from rlhf_images.cli import run
 from rlhf_images.preferences import Event, PreferencePair
 
-TOKEN = "hf_stand_in"
-
-
-class Hub(ThreadingHTTPServer):
-    """Keeps what it is sent: repositories, large files by their hash, and the files of commits."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Requests)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.created, self.large, self.files, self.tokens = [], {}, {}, set()
-
-
-class Requests(BaseHTTPRequestHandler):
-    server: Hub
-
-    def log_message(self, *arguments):
-        pass
-
-    def reply(self, status, body=None, **headers):
-        content = json.dumps(body if body is not None else {}).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def body(self):
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def do_GET(self):
-        self.body()
-        self.reply(404)
-
-    def do_PUT(self):
-        content = self.body()
-        assert hashlib.sha256(content).hexdigest() == self.path.rsplit("/", 1)[1]
-        self.server.large[self.path.rsplit("/", 1)[1]] = content
-        self.reply(200)
-
-    def do_POST(self):
-        body = self.body()
-        path = self.path.split("?")[0]
-        self.server.tokens.add(self.headers.get("Authorization"))
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self.reply(401, {"error": "Invalid credentials"}, **{"X-Error-Message": "Invalid credentials"})
-        elif path == "/api/repos/create":
-            told = json.loads(body)
-            known = told in self.server.created
-            self.server.created.append(told)
-            self.reply(
-                409 if known else 200, {"url": f"{self.server.url}/datasets/{told['organization']}/{told['name']}"}
-            )
-        elif path == "/api/validate-yaml":
-            assert "task_categories:" in json.loads(body)["content"]
-            self.reply(200, {"errors": [], "warnings": []})
-        elif path == "/api/datasets/someone/picks/preupload/main":
-            files = [
-                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith("parquet") else "regular",
-                 "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]  # fmt: skip
-            self.reply(200, {"files": files})
-        elif path == "/datasets/someone/picks.git/info/lfs/objects/batch":
-            objects = [
-                {**one, "actions": {"upload": {"href": f"{self.server.url}/large/{one['oid']}"}}}
-                for one in json.loads(body)["objects"]
-            ]
-            self.reply(200, {"transfer": "basic", "objects": objects})
-        elif path == "/api/datasets/someone/picks/commit/main":
-            self.commit([json.loads(line) for line in body.splitlines()])
-        else:
-            self.reply(404, {"error": path})
-
-    def commit(self, lines):
-        for line in lines:
-            value = line["value"]
-            if line["key"] == "file":
-                assert value["encoding"] == "base64"
-                self.server.files[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                self.server.files[value["path"]] = self.server.large[value["oid"]]
-        url = f"{self.server.url}/datasets/someone/picks"
-        self.reply(
-            200, {"success": True, "commitOid": "0" * 40, "commitUrl": f"{url}/commit/{'0' * 40}", "hookOutput": ""}
-        )
-
 
 @pytest.fixture
 def hub():
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with hub_of("dataset") as server:
+        yield server
 
 
 @pytest.fixture
@@ -130,23 +22,8 @@ def folder(tmp_path):
 
 
 def pushed(folder, out, endpoint, *more, token=TOKEN):
-    """Run the command as a user would, the hub's address in the environment and every other one out of reach."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": endpoint,
-        "HF_TOKEN": token,
-        "HF_HOME": str(out.parent / "home"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",  # the stand-in speaks the older protocol for large files
-        "HTTP_PROXY": "http://127.0.0.1:9",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "NO_PROXY": "127.0.0.1",
-    }
     command = ["export-pairs", "--format", "trl", str(folder), str(out), "--push-to-hub", "someone/picks", *more]
-    code = "import sys; from rlhf_images.cli import main; main(sys.argv[1:])"
-    return subprocess.run(
-        [sys.executable, "-c", code, *command], env=environment, capture_output=True, text=True, check=False
-    )
+    return run_against(endpoint, command, out.parent / "home", token)
 
 
 def contents(out):

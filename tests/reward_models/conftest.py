@@ -17,6 +17,7 @@ from reward_models.towers import TowersConfig
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_head import HeadConfig
 from rlhf_images.data import DIGIT_CAPTIONS, digits, encode
+from rlhf_images.generators.tiny import TinyConfig, build
 from rlhf_images.preferences import Event
 from rlhf_images.preferences.pairs import Pairs, Picture, PreferencePair, picture_id
 
@@ -123,4 +124,13 @@ def clip_folder(tmp_path_factory) -> str:
         save_file(built(TINY).state_dict(), folder / "open_clip_model.safetensors")
     described = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     (folder / "open_clip_config.json").write_text(json.dumps(described))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory) -> str:
+    """A Stable Diffusion 3 pipeline with random weights, for pictures of 16 pixels."""
+    folder = tmp_path_factory.mktemp("generator") / "pipeline"
+    sizes = TinyConfig(layers=2, heads=1, channels=(8, 8), text_width=16, text_tokens=6)
+    build(sizes, 16, list(DIGIT_CAPTIONS), 0).save_pretrained(folder)
     return str(folder)

@@ -196,7 +196,7 @@ def test_the_spread_is_that_of_the_taste_and_noise_makes_it_small():
 
 @pytest.mark.parametrize(("count", "wanted"), [(50, 0.72), (200, 0.84), (800, 0.91)])
 def test_a_taste_is_recovered(count, wanted):
-    """A small version of benchmarks/reward_models.py: features of falling variance, as embeddings have."""
+    """A small version of benchmarks/reward_heads.py: features of falling variance, as embeddings have."""
     accuracies = []
     for seed in range(3):
         source = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """The head on frozen features: from votes to a folder and back, what it keeps, and what it refuses."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -65,7 +66,9 @@ def test_what_to_label_next_is_where_the_posterior_is_wide(trained_head, tmp_pat
     left, right, prompts = next(pairs.batches(pairs.pairs, 40))
     between = head.doubts(images=left, prompts=prompts) - head.doubts(images=right, prompts=prompts)
     margin = head.score(images=left, prompts=prompts).mean - head.score(images=right, prompts=prompts).mean
-    told = torch.sigmoid(margin) * torch.sigmoid(-margin) * between.square().sum(1)
+    width = between.square().sum(1)
+    moderated = margin / (1 + math.pi / 8 * width).sqrt()
+    told = torch.sigmoid(moderated) * torch.sigmoid(-moderated) * width
     assert order[0] == pairs.pairs[int(told.argmax())].pair
     pairs.store.add([Event(str(i), "vote", name, "ann", "left") for i, name in enumerate(order[:5])])
     later = doubtful_first(pairs, {"head": head})

@@ -16,9 +16,11 @@ from reward_server_for_tests import served
 
 import reward_models
 from reward_models import REWARDS
+from reward_models.adapters import Adapters
 from reward_models.architecture import new_towers
 from reward_models.clip_preference import ClipPreference
 from reward_models.judge import Pairwise, PairwiseJudge
+from reward_models.vision_language import Base, VisionLanguage
 from rlhf_images.data import DIGIT_CAPTIONS, digits, tensor
 from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.pictures import score_pictures
@@ -103,8 +105,18 @@ def judge(tmp_path_factory) -> str:
     return f"judge@{folder}/judge.yaml"
 
 
+@pytest.fixture(scope="session")
+def vision_language(judge, tmp_path_factory) -> str:
+    """As ``train-reward`` leaves one of the family."""
+    folder, adapters = tmp_path_factory.mktemp("adapters"), Adapters(2, 4)
+    base = Base(judge.partition("@")[2].removesuffix("/judge.yaml"), "float32")
+    VisionLanguage(base, base.adapted(adapters), adapters, "{prompt}?").save(folder)
+    return str(folder)
+
+
 OTHERS = [
     "pairwise judge",
+    "vision language",
     "trained",
     "head",
     "clip",
@@ -120,7 +132,7 @@ OTHERS = [
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
-    if request.param.startswith("remote") or request.param in ("clip", "judge"):
+    if request.param.startswith("remote") or request.param in ("clip", "judge", "vision language"):
         return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "pairwise judge":
         chat = tiny_vlms.Scripted(lambda levels, text: 1 / (1 + math.exp(3 * (levels[1] - levels[0]) - 0.5)))

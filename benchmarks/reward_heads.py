@@ -1,0 +1,293 @@
+"""The head on frozen features against its targets: a taste recovered, what to label next, time and memory, real picks.
+
+python benchmarks/reward_heads.py [recovery] [choosing] [time] [large] [colors FILE] prints a table for each; all but
+`colors` need nothing. FILE is picks.jsonl of mpetroff/accessible-color-cycles: 700 picks of 7 people between two sets
+of eight colours.
+
+The simulated taste: 64 features whose variance falls as 1/k, in a random rotation, as an embedding's do; a random
+direction is liked; scores have a standard deviation of 4 log-odds ("clear": 9 % of votes go against the taste). "true"
+accuracies are against the taste itself, on 4,000 pairs that were never voted on.
+"""
+
+import itertools
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_models.comparisons import Comparisons, Split, compared, split
+from reward_models.cross_validation import choose, ridge_of
+from reward_models.davidson import Fit, Newton, Votes
+from reward_models.extractors import StatisticsExtractor
+from reward_models.family import Lesson
+from reward_models.feature_cache import FeatureCache
+from reward_models.learning_curve import learning_curve
+from reward_models.measures import calibration
+from reward_models.posterior import Posterior
+from reward_models.train import TrainRewardConfig, train_reward
+from reward_models.train_head import HeadConfig, learn
+from rlhf_images.data import encode
+from rlhf_images.preferences import Choice, Event, Pairs, Picture, PreferencePair
+from rlhf_images.preferences import order as asking
+from rlhf_images.preferences.events import other_side
+from rlhf_images.preferences.formats import IMPORTERS
+from rlhf_images.preferences.formats.importing import import_pairs
+from rlhf_images.preferences.pairs import LabelledPair, picture_id
+from rlhf_images.statistics import mean_estimate
+
+FEATURES, TEST, CLEAR = 64, 4000, 4.0
+SEEDS = 10
+
+
+@dataclass(frozen=True)
+class World:
+    """Pairs with one vote each, and what is true of them; the last `TEST` are for testing."""
+
+    x: Tensor
+    d: Tensor
+    votes: Votes
+
+
+def world(seed: int, pairs: int, falling: float = 0.5) -> World:
+    """Draw pictures, a taste, and one vote a pair."""
+    source = torch.Generator().manual_seed(seed)
+    turned = torch.linalg.qr(torch.randn(FEATURES, FEATURES, generator=source, dtype=torch.float64))[0]
+    deviation = torch.arange(1, FEATURES + 1, dtype=torch.float64) ** -falling
+    pictures = torch.randn(2, pairs + TEST, FEATURES, generator=source, dtype=torch.float64) * deviation @ turned
+    pictures /= pictures.std((0, 1))
+    taste = torch.randn(FEATURES, generator=source, dtype=torch.float64)
+    x = pictures[0] - pictures[1]
+    d = x @ (taste * CLEAR / (pictures @ taste).std())
+    left = (torch.rand(pairs + TEST, generator=source, dtype=torch.float64) < torch.sigmoid(d)).double()
+    return World(x, d, Votes(left, 0 * left, torch.ones_like(left)))
+
+
+def fitted(drawn: World, rows: list[int], seed: int) -> tuple[Fit, float, Posterior]:
+    """Choose ridge and temperature on the pairs ``rows`` alone, and fit."""
+    x, votes = drawn.x[rows], drawn.votes[rows]
+    chosen = choose(x, votes, np.arange(len(rows)), float(FEATURES), seed)
+    solver, ridge = Newton(x, votes), ridge_of(chosen.spread, float(FEATURES))
+    fit = solver.fit(ridge)
+    return fit, chosen.temperature, Posterior.of(solver.hessian(x @ fit.weights, fit.width), ridge, None, FEATURES)
+
+
+def true_accuracy(drawn: World, fit: Fit) -> float:
+    """Return how often the head orders unseen pairs as the taste does."""
+    return float(((drawn.x[-TEST:] @ fit.weights > 0) == (drawn.d[-TEST:] > 0)).double().mean())
+
+
+def recovery() -> None:
+    """Accuracy and calibration after 50, 200 and 800 votes."""
+    print("| variance of feature k | votes | true accuracy, mean of 10 (worst) | ECE on unseen votes, median (worst) |")
+    print("|---|---|---|---|")
+    for falling, name in ((0.5, "1/k"), (0.0, "all equal")):
+        for count in (50, 200, 800):
+            accuracies, errors = [], []
+            for seed in range(SEEDS):
+                drawn = world(seed, count, falling)
+                fit, temperature, _ = fitted(drawn, list(range(count)), seed)
+                accuracies.append(true_accuracy(drawn, fit))
+                score = torch.cat([drawn.x[-TEST:] @ fit.weights / temperature, torch.zeros(TEST)]).float()
+                errors.append(calibration(score, _tested(drawn), list(range(TEST)))[0])  # type: ignore[index]
+            told = f"{np.mean(accuracies):.3f} ({min(accuracies):.3f})"
+            print(f"| {name} | {count} | {told} | {np.median(errors):.3f} ({max(errors):.3f}) |", flush=True)
+
+
+def _tested(drawn: World) -> Comparisons:
+    ids = [str(i) for i in range(2 * TEST)]
+    left, target = torch.arange(TEST), drawn.votes.target[-TEST:].float()
+    return Comparisons(ids, ids, left, left + TEST, target, 0 * target, torch.ones(TEST))
+
+
+def choosing(start: int = 20, every: int = 45, pool: int = 3000) -> None:
+    """D-optimal choice at n against random choice at 1.6 n."""
+    sizes = (100, 200)
+    print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
+    print("|---|---|---|---|---|")
+    found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
+    for seed in range(SEEDS):
+        drawn = world(seed, pool)
+        found["n"].append([true_accuracy(drawn, fitted(drawn, list(range(n)), seed)[0]) for n in sizes])
+        more = [round(1.6 * n) for n in sizes]
+        found["1.6n"].append([true_accuracy(drawn, fitted(drawn, list(range(n)), seed)[0]) for n in more])
+        for name, share in (("kept", 7), ("alone", 10)):
+            found[name].append(_chosen(drawn, seed, sizes, start, every, pool, share))
+    for column, n in enumerate(sizes):
+        kept, alone, plain, more_plain = (np.median([run[column] for run in runs]) for runs in found.values())
+        print(f"| {n} | {kept:.3f} | {alone:.3f} | {plain:.3f} | {more_plain:.3f} |", flush=True)
+
+
+def _chosen(
+    drawn: World, seed: int, sizes: tuple[int, ...], start: int, every: int, pool: int, share: int
+) -> list[float]:
+    """Return the accuracies at ``sizes`` votes, trained anew every few votes, ``share`` of ten being chosen."""
+    before, asking.CHOSEN = asking.CHOSEN, share
+    rows, accuracies = list(range(start)), []
+    while len(accuracies) < len(sizes):
+        fit, temperature, posterior = fitted(drawn, rows, seed)
+        rest = sorted(set(range(pool)) - set(rows))
+        between = posterior.factors(drawn.x[rest]) / temperature
+        margin = drawn.x[rest] @ fit.weights / temperature / (1 + np.pi / 8 * between.square().sum(1)).sqrt()
+        told = (torch.sigmoid(margin) * torch.sigmoid(-margin)).sqrt()[:, None] * between
+        pairs = [PreferencePair(str(row), str(row), "l", "r") for row in rest]
+        count = min(every, sizes[len(accuracies)] - len(rows))
+        rows += [int(name) for name in asking.most_informative_first(pairs, told.numpy(), seed, count)[:count]]
+        if len(rows) == sizes[len(accuracies)]:
+            accuracies.append(true_accuracy(drawn, fitted(drawn, rows, seed)[0]))
+    asking.CHOSEN = before
+    return accuracies
+
+
+def clock() -> None:
+    """300 pairs of pictures with their features kept: the whole stage, from folder to card."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = _drawn(Path(folder) / "pairs", 300, 256)
+        extractor = StatisticsExtractor()
+        ids = [side for pair in pairs.pairs for side in (pair.left, pair.right)]
+        FeatureCache(pairs, extractor).blocks(ids, [""] * len(ids))
+        begun, worked = time.perf_counter(), time.process_time()
+        train_reward(TrainRewardConfig(str(pairs.folder), f"{folder}/reward", model=HeadConfig()))
+        spent, work = time.perf_counter() - begun, time.process_time() - worked
+    print(f"300 pairs of 256×256, features kept: {spent:.1f} s, {work:.1f} s of a processor, 16 pictures probed")
+
+
+def _drawn(folder: Path, count: int, side: int) -> Pairs:
+    """Write pairs of soft random pictures of 30 prompts; the brighter one is preferred, with a tenth of errors."""
+    source = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(2 * count):
+        coarse = torch.rand(1, 3, 8, 8, generator=source) * (0.4 + 0.6 * torch.rand(1, generator=source))
+        image = torch.nn.functional.interpolate(coarse, size=side, mode="bicubic").clamp(0, 1)[0]
+        data = encode(image)
+        rows.append((data, Picture(picture_id(data), f"prompt {number // 2 % 30}", 0, number, {}), float(image.mean())))
+    pairs = [
+        PreferencePair(f"{i:06d}", f"prompt {i % 30}", rows[2 * i][1].id, rows[2 * i + 1][1].id) for i in range(count)
+    ]
+    made = Pairs.create(folder, [(data, picture) for data, picture, _ in rows], pairs)
+    wrong = (torch.rand(count, generator=source) < 0.1).tolist()
+    better: list[Choice] = ["left" if rows[2 * i][2] > rows[2 * i + 1][2] else "right" for i in range(count)]
+    made.store.add(
+        [
+            Event(str(i), "vote", pair.pair, "ann", other_side(choice) if flip else choice)
+            for i, (pair, choice, flip) in enumerate(zip(pairs, better, wrong, strict=True))
+        ]
+    )
+    return made
+
+
+def large(pairs: int = 10_000, columns: int = 1024) -> None:
+    """10,000 pairs of 1,024 features: cross-validated, calibrated, with posterior and learning curve."""
+    source = torch.Generator().manual_seed(0)
+    deviation = torch.arange(1, columns + 1) ** -0.5
+    features = torch.randn(2 * pairs, columns, generator=source) * deviation
+    taste = torch.randn(columns, generator=source)
+    d = (features[0::2] - features[1::2]) @ taste
+    won = torch.rand(pairs, generator=source) < torch.sigmoid(3 * d / d.std())
+    labelled = [
+        LabelledPair(
+            PreferencePair(f"{i:06d}", f"prompt {i // 4}", f"{2 * i:064x}", f"{2 * i + 1:064x}"),
+            int(w),
+            int(not w),
+            0,
+            0,
+        )
+        for i, w in enumerate(won.int().tolist())
+    ]
+    data, division = compared(labelled), split(labelled, 0.25, 0)
+    begun, worked = time.perf_counter(), time.process_time()
+    lesson = Lesson(None, labelled, data, division, 0)  # type: ignore[arg-type]  # the pictures are not looked at
+    learnt, chosen = learn({"image": features}, lesson, None)
+    trained = time.perf_counter() - begun
+    x = learnt.scale(features, [columns])
+    learning_curve(x, data, division.group, chosen.spread, 0)
+    spent, work = time.perf_counter() - begun, time.process_time() - worked
+    margin = (x[data.left] - x[data.right])[division.held_out] @ learnt.weights
+    right = ((margin > 0) == won[division.held_out]).double().mean()
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{pairs} pairs × {columns} features: {trained:.1f} s to train, {spent:.1f} s with the learning curve"
+        f" ({work:.1f} s of a processor), {gigabytes:.2f} GiB at most, held-out accuracy {right:.3f}"
+    )
+
+
+def colors(file: str) -> None:
+    """Real picks: a head on the statistics against every single statistic, people and sets both unseen."""
+    with tempfile.TemporaryDirectory() as folder:
+        import_pairs("color-sets", IMPORTERS["color-sets"], file, folder)
+        pairs = Pairs(folder)
+        votes = pairs.store.votes()
+        first = [LabelledPair(pair, 1, 0, 0, 0) for pair in pairs.pairs]
+        data = compared(first)
+        extractor = StatisticsExtractor()
+        block = FeatureCache(pairs, extractor).blocks(data.ids, data.prompts)["statistics"]
+    people = sorted({vote.annotator for vote in votes})
+    place = {pair.pair: i for i, pair in enumerate(pairs.pairs)}
+    correct: dict[str, list[float]] = {"head": []}
+    cluster: list[int] = []
+    folds = torch.randperm(50, generator=torch.Generator().manual_seed(0)).view(5, 10).tolist()
+    for person, unseen in itertools.product(people, folds):
+        seen = [i for i in range(50) if i not in unseen]
+        told = {i: [v.choice for v in votes if place[v.pair] == i and v.annotator != person] for i in seen}
+        counted = [
+            LabelledPair(first[i].pair, told[i].count("left"), told[i].count("right"), told[i].count("tie"), 0)
+            for i in seen
+        ]
+        everything = [counted[seen.index(i)] if i in told else first[i] for i in range(50)]
+        lesson = Lesson(pairs, everything, compared(everything), Split("picture", seen, unseen, np.arange(50), ""), 0)
+        learnt, _ = learn({"statistics": block}, lesson, None)
+        score = learnt.scale(block, [block.shape[1]]) @ learnt.weights
+        singles = _singles(block, lesson, seen)
+        for vote in votes:
+            if vote.annotator == person and place[vote.pair] in unseen and vote.choice in ("left", "right"):
+                i = place[vote.pair]
+                cluster.append(i)
+                for name, one in {"head": score, **dict(zip(extractor.names, singles, strict=True))}.items():
+                    margin = float(one[data.left[i]] - one[data.right[i]])
+                    right = 0.5 if margin == 0 else float((margin > 0) == (vote.choice == "left"))
+                    correct.setdefault(name, []).append(right)
+    _compare(correct, cluster)
+
+
+def _singles(block: Tensor, lesson: Lesson, seen: list[int]) -> list[Tensor]:
+    """Return each statistic as a score, in the direction that the same votes speak for."""
+    data = lesson.data
+    difference = block[data.left[seen]] - block[data.right[seen]]
+    lean = (difference * (data.target[seen] - 0.5)[:, None]).sum(0).sign()
+    return list((block * lean).T)
+
+
+def _compare(correct: dict[str, list[float]], cluster: list[int]) -> None:
+    head = np.array(correct.pop("head"))
+    one = mean_estimate(head, cluster)
+    print("| model | accuracy on votes of unseen people on unseen sets | head less this, 95 % interval |")
+    print("|---|---|---|")
+    print(f"| head on {len(correct)} statistics | {one.value:.3f} ({one.low:.3f} to {one.high:.3f}), {one.n} votes | |")
+    ranked = sorted(correct.items(), key=lambda item: -np.mean(item[1]))
+    for name, values in ranked[:6]:
+        gap = mean_estimate(head - np.array(values), cluster)
+        print(f"| {name} | {np.mean(values):.3f} | {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |")
+    beaten = sum(np.mean(values) < head.mean() for values in correct.values())
+    print(f"The head is better than {beaten} of {len(correct)} single statistics.")
+
+
+def main() -> None:
+    """Run what is named; without a name all that need no file."""
+    named = sys.argv[1:] or ["recovery", "choosing", "time", "large"]
+    runs = {"recovery": recovery, "choosing": choosing, "time": clock, "large": large}
+    for name in named:
+        if name in runs:
+            print(f"\n## {name}\n", flush=True)
+            runs[name]()
+    if "colors" in named:
+        print("\n## colors\n", flush=True)
+        colors(named[named.index("colors") + 1])
+
+
+if __name__ == "__main__":
+    main()
