@@ -126,7 +126,8 @@ def rounds(processes: Processes, assembled: Callable[[], Tuning], shown: str) ->
         with Interruption() as interruption:
             _learn_all(parts, start, spent, interruption, shown)
         _finish(parts, spent.summary())
-    processes.accelerator.end_training()
+    if parts.config.trackers:
+        processes.accelerator.end_training()
     return say(f"tuned weights saved to {parts.config.out}")
 
 

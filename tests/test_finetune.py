@@ -277,7 +277,7 @@ def test_processes_change_nothing(config, tmp_path, count):
     file.write_text(json.dumps(launched))
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*launch, "tests/finetune_each.py", str(file)],
