@@ -5,6 +5,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import BadInput, NonFinite
@@ -15,7 +16,7 @@ from .settings import GeneratorConfig, call_settings
 from .unsuitable import why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
 
 
 def load_pipeline(config: GeneratorConfig, device: torch.device | str) -> Any:
