@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PRELOADED = [
     "rlhf_images.cli",
     "rlhf_images.finetune",
+    "rlhf_images.labelling.server",
     "reward_models",
     "reward_models.pixels",
     "reward_models.combine",
@@ -30,6 +31,7 @@ PRELOADED = [
     "torch.distributed.nn.functional",
     "torch._dynamo",
 ]
+"""One list for all tests: a process has one server to fork from, and it starts with the list that it heard last."""
 context = get_context("forkserver")
 context.set_forkserver_preload(PRELOADED)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
