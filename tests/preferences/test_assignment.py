@@ -101,9 +101,16 @@ class Rounds(RuleBasedStateMachine):
         pairs.store.clock = lambda: self.now
         return Assignment(pairs, overlap=self.overlap, repeats=0.3, lease_s=LEASE)
 
-    def people(self, pair: str) -> set[str]:
+    def before(self, pair: str, annotator: str) -> set[str]:
+        """Return who else voted on ``pair`` or has it in hand, but for those who were handed it after ``annotator``.
+
+        The last must give it back when a vote that nobody was asked for fills the pair; the first may keep it.
+        """
+        granted = {lease.annotator: lease.granted for lease in self.leases() if lease.pair == pair}
         voted = {name for (of, name), votes in self.votes.items() if of == pair and votes}
-        return voted | {name for (of, name), until in self.held.items() if of == pair and until > self.now}
+        held = {name for (of, name), until in self.held.items() if of == pair and until > self.now}
+        later = {name for name in held if granted.get(name, 0) > granted[annotator]}
+        return (voted | (held - later)) - {annotator}
 
     @rule(
         server=st.integers(0, 1),
@@ -201,7 +208,7 @@ class Rounds(RuleBasedStateMachine):
                 assert self.votes[of.pair, annotator]
                 assert one.left != self.servers[0].shown(annotator, of.pair).left
             else:
-                assert len(self.people(one.pair) - {annotator}) < self.overlap, one.pair
+                assert len(self.before(one.pair, annotator)) < self.overlap, one.pair
                 self.held[one.pair, annotator] = self.now + LEASE / 2  # the least that is left of a lease in hand
         for place, name in enumerate(names):
             if name in self.skipped[annotator]:
@@ -212,9 +219,12 @@ class Rounds(RuleBasedStateMachine):
 
     def leased(self, pair) -> set[str]:
         """Return who voted on ``pair`` or has a lease on it, by the store's own book."""
-        with self.servers[0].pairs.store.writing() as writing:
-            holders = {lease.annotator for lease in writing.leases() if lease.pair == pair}
+        holders = {lease.annotator for lease in self.leases() if lease.pair == pair}
         return holders | {name for (of, name), votes in self.votes.items() if of == pair and votes}
+
+    def leases(self) -> list:
+        with self.servers[0].pairs.store.writing() as writing:
+            return writing.leases()
 
     @invariant()
     def votes_are_as_given(self) -> None:
