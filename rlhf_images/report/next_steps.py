@@ -24,10 +24,8 @@ class Next:
 
 def next_steps(content: Content, outcome: Outcome) -> list[Next]:
     """Return what to do, the decision first."""
-    going_on = (
-        [] if not content.unfinished else [Next("The run goes on: what is said here is of its newest evaluation.")]
-    )
-    return going_on + _STEPS[outcome](content)
+    found = _STEPS[outcome](content)
+    return [Next("The run goes on: this is said of its newest evaluation."), *found] if content.unfinished else found
 
 
 def _better(content: Content) -> list[Next]:
@@ -81,21 +79,13 @@ def _best(content: Content) -> list[Next]:
 def _mend(content: Content) -> list[Next]:
     found = []
     if content.quiet:
-        step = number(content.quiet, 0)
-        found.append(
-            Next(f"Look at step {step}, the last evaluation before the first sign of an alarm.", content.quiet_command)
-        )
+        told = f"Look at step {number(content.quiet, 0)}, the last evaluation before the first sign of an alarm."
+        found.append(Next(told, content.quiet_command))
     elif content.quiet == 0:
-        found.append(
-            Next("The first evaluation after the base already shows signs of an alarm: no checkpoint is free of them.")
-        )
+        found.append(Next("No checkpoint is free of it: the first evaluation already shows signs of an alarm."))
     if content.alarms:
-        found.append(
-            Next(
-                "Judge the pictures that raised the newest alarm, and train the reward again with these votes.",
-                content.alarm_command,
-            )
-        )
+        told = "Judge the pictures that raised the newest alarm, and train the reward again with these votes too."
+        found.append(Next(told, content.alarm_command))
     return [*found, Next(LEASH)]
 
 
