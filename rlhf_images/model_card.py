@@ -17,7 +17,8 @@ from .report import Content, Shot, report
 from .report.gallery import FILES as PICTURES
 from .report.gallery import gallery
 from .report.of_run import content_of, find_run
-from .report.verdict import Change, verdict
+from .report.scores import Change
+from .report.verdict import verdict
 from .report.words import number, signed
 
 FOLDER = "gallery"

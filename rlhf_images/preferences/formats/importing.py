@@ -20,7 +20,8 @@ from ...progress import progress, say
 from ..events import Event, other_side, standing
 from ..folder import SET_ASIDE, SHOWN
 from ..pairs import Counts, Pairs, Picture, PreferencePair, jsonl, lines, store_of
-from ..store import Refused, Store
+from ..store import Store
+from ..writing import Refused
 from .compared import Ballot, Compared
 from .layout import Group, Importer
 from .own import NAME
