@@ -84,6 +84,16 @@ def raises_on_the_second_process(images, prompts):
     return brightness(images, prompts)
 
 
+class LostOnTheSecondProcess(Reward):
+    """Brightness with a part, as of a server that the second process of the training steps does not reach."""
+
+    def score(self, *, images, prompts):
+        """Return scores with the part ``light``, or failures that have no part."""
+        light = images.flatten(1).mean(1)
+        lost = os.environ.get("RANK") == "1"
+        return Scores.of(light * torch.nan) if lost else Scores.of(light, components={"light": light})
+
+
 def whole_levels(images, prompts):
     """Takes [0, 1] for 0 … 255: to it all but pure white is black."""
     return images.to(torch.uint8).float().mean((1, 2, 3))
