@@ -124,3 +124,19 @@ def told_by_processes(images, prompts):
     name = f"process_{os.environ.get('RANK', 0)}_of_{os.environ.get('WORLD_SIZE', 1)}"
     Path(os.environ["PROCESSES_TOLD"], name).touch()
     return brightness(images, prompts)
+
+
+class Placed(Reward):
+    """Brightness, once it lies on the GPU if there is one, on the CPU else."""
+
+    where: str | None = None
+
+    def to(self, device):
+        """Remember the device."""
+        self.where = str(device)
+        return self
+
+    def score(self, *, images, prompts):
+        """Return the mean of all pixels, or failures as long as it lies elsewhere."""
+        right = self.where == ("cuda" if torch.cuda.is_available() else "cpu")
+        return Scores.of(brightness(images, prompts) if right else torch.full((len(images),), torch.nan))

@@ -61,9 +61,9 @@ def _label(options: argparse.Namespace) -> None:
     _refuse_beside(options, "alarm", ("compare",))
     pairs = pairs_of(_folder(options), options.store)
     if options.scripted:
-        from reward_models import load
+        from reward_models import placed
 
-        label_scripted(pairs, options.scripted, load(options.scripted), options.noise or 0.0, options.seed or 0)
+        label_scripted(pairs, options.scripted, placed(options.scripted), options.noise or 0.0, options.seed or 0)
         return
     gold = read_gold(options.gold) if options.gold else {}
     if options.stats:
@@ -71,9 +71,9 @@ def _label(options: argparse.Namespace) -> None:
         return
     order = None
     if options.doubts_of:
-        from reward_models import load
+        from reward_models import placed
 
-        order = doubtful_first(pairs, {name: load(name) for name in options.doubts_of}, options.by)
+        order = doubtful_first(pairs, {name: placed(name) for name in options.doubts_of}, options.by)
     host = options.host or "127.0.0.1"
     alone = host in ("127.0.0.1", "localhost", "::1")
     label_by_hand(
