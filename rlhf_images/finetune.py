@@ -379,7 +379,10 @@ def _ratio_said(off: float) -> str:
     if off == 0:
         return "likelihood ratios at the first update: exactly 1, sampling and training compute the same"
     if off <= ROUNDING:
-        return f"likelihood ratios at the first update: 1, but for rounding ({off:.1g})"
+        return (
+            f"likelihood ratios at the first update: 1, but for rounding ({off:.1g}); exactly 1 where as many pictures"
+            " are learnt side by side as were drawn: a micro_size that divides the pictures of an update"
+        )
     return (
         f"likelihood ratios at the first update: up to {off:.2g} away from 1, so sampling and training do not compute"
         " the same; compare it with the algorithm's clip, and use generator.dtype: float32 or another micro_size if it"

@@ -245,6 +245,14 @@ def test_statistics_are_what_they_are_called():
     assert found["left-right asymmetry"][3] == pytest.approx(0)
     assert found["left-right asymmetry"][2] > 0.4
     assert found["aspect"] == [0] * 5
+    assert found["colourfulness"] == pytest.approx([0, 0, 0, 0, 0.3 * 1.25**0.5], abs=1e-3)  # red: rg = 1, yb = ½
+    assert found["hue 0°"][4] + found["hue 60°"][4] > 0.99 > 0.05 > found["hue 180°"][4] + found["hue 240°"][4]
+    assert found["hues on one axis"][4] == pytest.approx(1, abs=1e-3)
+    assert found["colour variety, fine"] == pytest.approx([0, 0, math.log(8), math.log(8), 0], abs=0.15)  # eight greys
+    halves = torch.cat([red[..., :8], 1 - red[..., 8:]], 3)
+    two = image_statistics(halves)
+    assert float(two["colour variety, fine"]) == pytest.approx(math.log(2), abs=1e-3)
+    assert float(two["hues on one axis"]) > 0.9 > 0.6 > float(two["hue agreement"])  # cyan is across from red
     wide = image_statistics(torch.rand(1, 3, 1, 64))
     assert float(wide["aspect"]) == pytest.approx(6)
     assert all(torch.isfinite(value).all() for value in wide.values())
