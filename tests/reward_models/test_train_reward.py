@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, config, write_pairs
+from conftest import TINY, config, head_config, write_pairs
 
 import reward_models
 from reward_models.alarms import dead_head
@@ -71,6 +71,18 @@ def test_a_finished_run_is_left_alone(votes, trained, capsys):
     train_reward(config(votes, trained))
     assert "already trained" in capsys.readouterr().out
     assert files(trained) == before
+
+
+def test_votes_that_came_since_are_not_passed_over(tmp_path):
+    write_pairs(tmp_path / "pairs", 24)
+    votes = Pairs(tmp_path / "pairs")
+    train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    before = files(tmp_path / "out")
+    train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    votes.store.add([Event("late", "vote", votes.pairs[0].pair, "ann", "tie")])
+    with pytest.raises(BadInput, match="have changed since this model was trained; choose another 'out'"):
+        train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    assert files(tmp_path / "out") == before
 
 
 def test_save_then_load_gives_the_same_scores(trained, tmp_path):
