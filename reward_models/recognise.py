@@ -85,7 +85,8 @@ def _train(
 ) -> None:
     clip = model.network.clip.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.1)
+    rising = max(0.1, min(1.5 / config.steps, 0.9))  # of the steps; a rise of one step alone divides by nothing
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=rising)
     for step in progress(range(config.steps), "learning to recognise", config.steps):
         generator = Randomness(seed, step).generator("recognise")
         drawn = torch.randint(len(images), (config.batch,), generator=generator)

@@ -164,7 +164,7 @@ def test_no_votes_is_refused_and_nothing_written(tmp_path):
 
 def test_a_loss_that_explodes_is_refused(votes, tmp_path):
     with pytest.raises(NonFinite, match="recognise"):
-        train_reward(config(votes, tmp_path / "out", recognise=RecogniseConfig(steps=20, batch=8, lr=1e30)))
+        train_reward(config(votes, tmp_path / "out", recognise=RecogniseConfig(steps=10, batch=8, lr=1e30)))
 
 
 @pytest.mark.parametrize(
