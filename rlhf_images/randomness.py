@@ -33,12 +33,17 @@ class Randomness:
 
     def normal(self, purpose: str, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Return standard normal numbers ``(len(indices), *shape)`` in float32, on the CPU, so devices agree."""
-        return torch.stack([torch.randn(tuple(shape), generator=self.generator(purpose, i)) for i in indices])
+        return _rows([torch.randn(tuple(shape), generator=self.generator(purpose, i)) for i in indices], shape)
 
     def uniform(self, purpose: str, indices: Sequence[int], shape: Sequence[int] = ()) -> Tensor:
         """Return numbers ``(len(indices), *shape)`` uniform in [0, 1)."""
-        return torch.stack([torch.rand(tuple(shape), generator=self.generator(purpose, i)) for i in indices])
+        return _rows([torch.rand(tuple(shape), generator=self.generator(purpose, i)) for i in indices], shape)
 
     def permutation(self, purpose: str, size: int, index: int = 0) -> list[int]:
         """Return a permutation of ``range(size)``."""
         return torch.randperm(size, generator=self.generator(purpose, index)).tolist()
+
+
+def _rows(numbers: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """Return ``(N, *shape)``, also of no rows: a process may have none of a step's pictures that are learnt from."""
+    return torch.stack(numbers) if numbers else torch.empty(0, *shape)

@@ -64,3 +64,8 @@ def test_a_permutation_is_one_and_all_of_them_come():
     assert set(orders) == set(itertools.permutations(range(4)))
     assert Randomness(0).permutation("order", 0) == []
     assert Randomness(0).permutation("order", 50, 1) != Randomness(0).permutation("order", 50, 2)
+
+
+def test_a_process_without_pictures_draws_none():
+    assert Randomness(0).normal("noise", [], (4, 8)).shape == (0, 4, 8)
+    assert Randomness(0).uniform("time", []).shape == (0,)
