@@ -264,30 +264,54 @@ def test_every_algorithm_continues_as_if_never_stopped(config, tmp_path, name):
 MIXTURE = {"rewards_for_tests:brightness": 1.0, "diversity": 0.5}
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_change_nothing(config, tmp_path, count):
-    """Every algorithm through `accelerate launch`; three processes share groups of four, so groups straddle them, and a
-    reward that compares the pictures of a group has to see them all the same."""
-    launched = [of(config, name, tmp_path, "launched") for name in ALGORITHMS]
-    launched[0]["reward"] = MIXTURE
+SHARE = {count: list(ALGORITHMS)[i::3] for i, count in enumerate((2, 3, 4))}
+"""Each algorithm on one number of processes; the campaign tries all on all."""
+
+
+@pytest.mark.parametrize(
+    "shared", [SHARE, pytest.param({count: [*ALGORITHMS] for count in SHARE}, marks=pytest.mark.campaign)]
+)
+def test_processes_change_nothing(config, tmp_path, shared):
+    """Three groups of six on 2, 3 and 4 processes: 9, 6, or 4 and 5 pictures each, so groups straddle processes and do
+    not divide; a reward that compares the pictures of a group has to see them all the same."""
+    config |= {"steps": 2, "group_size": 6, "checkpoint_every": 9, "optimizer": {"lr": 1e-4}}
+    config["evaluation"] = {**config["evaluation"], "every": 9}
+
+    def on(count, name):
+        values = of(config, name, tmp_path, f"on_{count}")
+        return {**values, "reward": MIXTURE} if name == next(iter(ALGORITHMS)) else values
+
     file = tmp_path / "configs.json"
-    file.write_text(json.dumps(launched))
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launch, "tests/finetune_each.py", str(file)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
+    file.write_text(
+        json.dumps({n: [on(n, name) for name in names] for n, names in {1: [*ALGORITHMS], **shared}.items()})
     )
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    each = [sys.executable, "tests/finetune_each.py", str(file)]
+    done = subprocess.run(each, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    for values in launched:
-        alone = {**values, "out": values["out"].replace("launched", "alone")}
-        assert_same(run(alone), result(values["out"]), 1e-4)
+    for count, names in shared.items():
+        for name in names:
+            alone, launched = (on(n, name)["out"] for n in (1, count))
+            first, second = result(alone), result(launched)
+            for part, value in first[0].items():
+                torch.testing.assert_close(second[0][part], value, rtol=0, atol=1e-6)
+            for a, b in zip(first[1], second[1], strict=True):
+                assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+            assert_collectives(Path(launched), name, sum(value.numel() for value in first[0].values()))
+
+
+def assert_collectives(out, name, trained):
+    """Two updates' gradients, a sum each; besides a few numbers a picture, in as many sums whatever their count."""
+    pictures = 18 * 3 * 16 * 16 * 4 if name == next(iter(ALGORITHMS)) else 0  # for the reward that compares them
+    latents = 4 * 1 * 8 * 8 * 4 if name == "online_dpo" else 0  # of each group's worst picture, 4 channels of 8 × 8
+    for step in json.loads((out / "collectives.json").read_text()):
+        sums = [size for kind, size in step if kind == "all_reduce"]
+        gradients = [size for size in sums if size == 4 * (trained + 1)]
+        assert 1 <= len(gradients) <= 2  # an update in which no group says anything is none
+        others = sum(sums) - sum(gradients) - sum(size for size in sums if size == pictures)
+        assert len(step) <= 14, step
+        assert others <= 18 * 4 * 8 + 3 * latents + 4 * 64, step
 
 
 def test_the_script_is_launched_as_the_readme_says(config, tmp_path):
