@@ -35,7 +35,7 @@ PER_QUESTION = 4
 """Pictures in one question; a failure costs as many."""
 CONNECTIONS = 4
 """Questions at the same time."""
-UNUSUAL, AT_LEAST = 5.0, 1.0
+UNUSUAL, AT_LEAST = 4.0, 1.0
 """An attempt is given up after so many times the usual time and so many seconds; the last one has all of its time."""
 ANSWER = 4096
 """Bytes that the answer may have for each picture."""

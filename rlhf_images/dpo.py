@@ -141,6 +141,7 @@ class Offline(Tuning):
         total = config.pairs_per_step * config.times_per_pair
         try:
             self.policy.update(DiffusionDPO(config.beta), self.reward, examples, total, config.micro_size, sums)
+            self.policy.check()
         except Stop:
             name = f"step_{step:06d}_process_{processes.accelerator.process_index}.json"
             (self.run.folder / "refused").mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def dpo(config: DPOConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     run = Run("dpo", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
-    return rounds(_assembled(config, load_reward, processes, run), "dpo_accuracy")
+    return rounds(processes, partial(_assembled, config, load_reward, processes, run), "dpo_accuracy")
 
 
 def _assembled(
@@ -201,7 +202,7 @@ def _assembled(
     run.record["votes"] = lessons.hash
     rewards = {"reward": config.reward, **config.evaluation.judges}
     judges = {name: load_reward(spec).to(processes.device) for name, spec in rewards.items()}
-    evaluator = Evaluator(config.evaluation, judges, processes, config.micro_size)
+    evaluator = Evaluator(config.evaluation, judges, processes, config.micro_size, run.folder / "refused")
     generator = Generator.load(config.generator, processes.device)
     generator.remember([*lessons.prompts, *evaluator.prompts])
     make_trainable(generator, config.lora, config.seed)

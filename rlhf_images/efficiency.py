@@ -37,7 +37,7 @@ class Efficiency:
             self.flops = meter.work.flops
         else:
             metrics = work()
-        self._steps.append(metrics)
+        self._steps.append({f"seconds_{name}": metrics.get(f"seconds_{name}", 0.0) for name in STAGES})
         return metrics
 
     def summary(self) -> dict[str, float]:

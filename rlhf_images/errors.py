@@ -40,6 +40,25 @@ class Alarmed(Stop):
     exit_code = 6
 
 
+class ProcessLost(Stop):
+    """Another process of the launch died or no longer answers; nothing can be agreed on without it."""
+
+    exit_code = 7
+
+    @classmethod
+    def silent(cls, rank: int) -> "ProcessLost":
+        """Return what to say of process ``rank``, which missed its beats."""
+        return cls(f"process {rank} no longer answers: it died, was stopped, or its machine is gone; {CONTINUES}")
+
+    @classmethod
+    def gone(cls, error: object) -> "ProcessLost":
+        """Return what to say of a collective that failed with ``error``."""
+        return cls(f"another process is gone ({error}); its own last line says why; {CONTINUES}")
+
+
+CONTINUES = "all processes end, and the same command continues from the last checkpoint"
+
+
 class Interrupted(Stop):
     """A signal asked for an end; the last finished step is on disk and the same command continues."""
 

@@ -74,7 +74,8 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         say(guided(guidance, means))
         summary["other_guidance"] = {"guidance": guidance, **means}
     conclude(root, summary | {"seconds": stage_seconds(root, record)}, list(judges))
-    model_card(run)
+    if record["stage"] == "finetune":
+        model_card(run)
 
 
 def guided(guidance: float, means: Mapping[str, Mapping[str, float]]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 import torch
@@ -18,6 +19,7 @@ from .reward import Reward, Scores
 from .sampling import Rollout, sample
 from .scoring import gathered_scores
 from .statistics import diversity
+from .track import keep_evidence
 
 
 @final
@@ -90,8 +92,15 @@ class Evaluator:
     """Draws and judges the same pictures again and again, with whatever weights the generator has at the time."""
 
     def __init__(
-        self, config: EvaluationConfig, judges: Mapping[str, Reward], processes: Processes, micro_size: int
+        self,
+        config: EvaluationConfig,
+        judges: Mapping[str, Reward],
+        processes: Processes,
+        micro_size: int,
+        refused: Path | None = None,
     ) -> None:
+        """Take the ``judges`` by name; pictures that are not finite are kept in the folder ``refused``."""
+        self.refused = refused
         self.config, self.judges, self.processes, self.micro_size = config, judges, processes, micro_size
         self.prompts = read_prompts(config.prompts)
 
@@ -127,9 +136,11 @@ class Evaluator:
         mine = [prompts[i] for i in index]
         rollout = sample(generator, mine, index, Randomness(self.config.seed), self.micro_size, purpose="evaluation")
         if self.processes.any(not bool(torch.isfinite(rollout.images).all())):
-            raise NonFinite(
-                "the pictures of the evaluation are not finite; are the generator's weights, in this dtype?"
-            )
+            kept = ""
+            if self.refused is not None:
+                keep_evidence(self.refused, "evaluation", rollout, self.processes.rank)
+                kept = f" They are in {self.refused}"
+            raise NonFinite(f"the pictures of an evaluation are not finite; try generator.dtype: float32.{kept}")
         return Drawn(rollout, prompts, [row % len(self.prompts) for row in range(len(prompts))])
 
     def scores(self, judge: Reward, drawn: Drawn) -> Tensor:

@@ -110,43 +110,57 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
-    return rounds(_assembled(config, load_reward, processes, run), "reward")
+    return rounds(processes, partial(_assembled, config, load_reward, processes, run), "reward")
 
 
-def rounds(parts: Tuning, shown: str) -> None:
-    """Learn step by step, with evaluations, checkpoints and the metric ``shown`` beside the bar; save the weights."""
+def rounds(processes: Processes, assembled: Callable[[], Tuning], shown: str) -> None:
+    """Tune what ``assembled`` gives, with the metric ``shown`` beside the bar; save the weights.
+
+    Whatever stops one process stops all of them, from the loading on.
+    """
+    with processes.watched():
+        with processes.agreed():
+            parts = assembled()
+        start = _resumed(parts)
+        spent = Efficiency(parts.config.steps - start, parts.config.generator, processes.device)
+        with Interruption() as interruption:
+            _learn_all(parts, start, spent, interruption, shown)
+        _finish(parts, spent.summary())
+    if parts.config.trackers:
+        processes.accelerator.end_training()
+    return say(f"tuned weights saved to {parts.config.out}")
+
+
+def _learn_all(parts: Tuning, start: int, spent: Efficiency, interruption: Interruption, shown: str) -> None:
+    """Take every step that is left, with the evaluations and checkpoints that are due between them."""
     config, processes, run = parts.config, parts.processes, parts.run
-    start = _resumed(parts)
-    note: dict[str, str] = {}
-    spent = Efficiency(config.steps - start, config.generator, processes.device)
-    with Interruption() as interruption:
-        for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
-            try:
-                metrics = spent.step(partial(parts.learn, step))
-            except Stop as stop:
-                with suppress(OSError):
-                    run.save()
+    note = dict[str, str]()
+    for step in progress(range(start, config.steps), run.record["stage"], config.steps, start, note):
+        try:
+            metrics = spent.step(partial(parts.learn, step))
+        except Stop as stop:
+            with suppress(OSError):
+                run.save()
+            if isinstance(stop, NonFinite | RewardFailed):
                 raise type(stop)(f"step {step}: {stop}; what led to it is in {run.folder / 'refused'}") from None
-            done, last = step + 1, step + 1 == config.steps
-            processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
-            processes.accelerator.log(metrics, step=done)
-            if step == start and "ratio_off" in metrics:
-                say(_ratio_said(metrics["ratio_off"]))
-            note[shown] = f"{metrics[shown]:.3f}"
-            stopping = processes.any(interruption.signal != 0 or processes.orphaned)
-            raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
-            alarmed = config.stop_on_alarm and processes.any(bool(raised))
-            if last or stopping or alarmed or done % config.checkpoint_every == 0:
-                _checkpoint(parts, done)
-            if stopping and not last:
-                raise interruption.stop(f"step {done} is saved")
-            if alarmed and not last:
-                raise Alarmed(
-                    f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
-                )
-    _finish(parts, spent.summary())
-    processes.accelerator.end_training()
-    return say(f"tuned weights saved to {config.out}")
+            raise
+        done, last = step + 1, step + 1 == config.steps
+        processes.written(partial(parts.metrics.add, {"step": done, **metrics}))
+        processes.accelerator.log(metrics, step=done)
+        if step == start and "ratio_off" in metrics:
+            say(_ratio_said(metrics["ratio_off"]))
+        note[shown] = f"{metrics[shown]:.3f}"
+        stopping = processes.any(interruption.signal != 0 or processes.orphaned)
+        raised = _evaluate(parts, done) if last or done % config.evaluation.every == 0 else []
+        alarmed = config.stop_on_alarm and processes.any(bool(raised))
+        if last or stopping or alarmed or done % config.checkpoint_every == 0:
+            _checkpoint(parts, done)
+        if stopping and not last:
+            raise interruption.stop(f"step {done} is saved")
+        if alarmed and not last:
+            raise Alarmed(
+                f"step {done} is saved; look at {run.folder / 'samples'}; the same command goes on all the same"
+            )
 
 
 def learn(parts: Parts, step: int) -> dict[str, float]:
@@ -171,8 +185,9 @@ def learn(parts: Parts, step: int) -> dict[str, float]:
         for update, size in _updates(parts, examples, scored, randomness):
             off.append(policy.update(algorithm, parts.reward, update, size, config.micro_size, sums))
             count += len(update)
+        policy.check()
     except Stop:
-        keep_evidence(parts.run.folder / "refused", step, rollout, processes.accelerator.process_index)
+        keep_evidence(parts.run.folder / "refused", f"step_{step:06d}", rollout, processes.rank)
         raise
     algorithm.after_step(policy.snapshots, step)
     policy.average(config.average_decay)
@@ -211,7 +226,8 @@ def _assembled(
     if config.evaluation.deciding not in ("reward", *config.evaluation.judges):
         raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}' among evaluation.judges")
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
-    evaluator = Evaluator(config.evaluation, {"reward": reward, **judges}, processes, config.micro_size)
+    judged_by, refused = {"reward": reward, **judges}, run.folder / "refused"
+    evaluator = Evaluator(config.evaluation, judged_by, processes, config.micro_size, refused)
     generator = Generator.load(config.generator, processes.device)
     generator.remember([*stream.prompts, *evaluator.prompts])
     make_trainable(generator, config.lora, config.seed)
@@ -228,6 +244,8 @@ def _resumed(parts: Tuning) -> int:
     state = parts.policy.restore(parts.run.folder / "checkpoints")
     parts.restore(state)
     start = int(state["step"])
+    if parts.processes.largest(start) != -parts.processes.largest(-start):
+        raise BadInput(f"{parts.config.out}: the processes find different checkpoints; they must share this folder")
     if parts.config.steps < start:
         raise BadInput(f"{parts.config.out}: steps {parts.config.steps}, but {start} are done; choose another 'out'")
     references = kept(parts.run.folder) if start else _measured(parts)
@@ -333,7 +351,11 @@ def _updates(
     for row, image in enumerate(examples.image):
         if told[image // group]:
             rows[turn[image % units]].append(row)
-    sizes = parts.processes.sums({f"{number:06d}": float(len(part)) for number, part in enumerate(rows)})
+    wrong = int((~torch.isfinite(scored.advantages_PK)).sum())
+    sizes = {f"{number:06d}": float(len(part)) for number, part in enumerate(rows)}
+    sizes = parts.processes.sums({**sizes, "not finite": float(wrong)})
+    if sizes.pop("not finite"):
+        raise NonFinite("an advantage is not finite, though every score is; the step was refused")
     for part, size in zip(rows, sizes.values(), strict=True):
         if size:  # else no process has an example: an optimiser's step on nothing would still move the weights
             yield examples.select(part), int(size)

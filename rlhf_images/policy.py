@@ -88,6 +88,12 @@ class Policy:
             sums[name] = sums.get(name, 0.0) + value
         return off
 
+    def check(self) -> None:
+        """Refuse weights that an update has made infinite: before they are sampled from, averaged or saved."""
+        norm = float(torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters.values()]))
+        if not math.isfinite(norm):
+            raise NonFinite(f"norm of the weights {norm:g} after the update; the step was refused; try a smaller lr")
+
     def _backward(
         self, algorithm: Objective, reward: Reward, micros: Sequence[Examples], factor: float
     ) -> tuple[dict[str, float], float]:

@@ -118,6 +118,8 @@ def pretrain(config: PretrainConfig) -> None:
         generator = Generator(pipe, called)
         train_denoiser(generator, latents, data.captions, session)
     pipe.encode_prompt = pipe.encode_prompt.encode
+    pipe.tokenizer.backend_tokenizer.no_truncation()  # the last call's settings stay in a tokenizer, and would be saved
+    pipe.tokenizer.backend_tokenizer.no_padding()
     with disk_errors(run.folder):
         pipe.save_pretrained(run.folder, safe_serialization=True)
     sync_tree(run.folder)

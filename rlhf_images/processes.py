@@ -5,7 +5,9 @@ hide the attributes that pipelines read, and would tie the number of forwards on
 """
 
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -13,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from .errors import BadInput, NotSaved
+from .errors import BadInput, NonFinite, NotSaved, ProcessLost, RewardFailed, Stop
+from .heartbeat import Heartbeat
 
 SHARDED = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
 """What accelerate's launcher can ask for and we do not do, and the variable by which it does."""
@@ -45,13 +48,18 @@ class Processes:
         return bool(self.accelerator.is_main_process)
 
     @property
+    def rank(self) -> int:
+        """Return this process's number."""
+        return int(self.accelerator.process_index)
+
+    @property
     def count(self) -> int:
         """Return the number of processes."""
         return int(self.accelerator.num_processes)
 
     def mine(self, total: int) -> range:
         """Return this process's contiguous slice of ``range(total)``; sizes differ by one at the most."""
-        rank, count = self.accelerator.process_index, self.count
+        rank, count = self.rank, self.count
         return range(total * rank // count, total * (rank + 1) // count)
 
     def shared(self, values: Tensor, rows: Iterable[int], total: int) -> Tensor:
@@ -62,7 +70,7 @@ class Processes:
         rows = list(rows)
         whole = torch.zeros(total, *values.shape[1:], dtype=values.dtype, device=self.device)
         whole[torch.tensor(rows, dtype=torch.long, device=self.device)] = values.detach().to(self.device)
-        return torch.as_tensor(self.accelerator.reduce(whole, "sum") if self.count > 1 else whole).cpu()
+        return self._summed(whole).cpu()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], value: float) -> float:
         """Replace each gradient by its sum over the processes (a missing one is zero), and return the sum of ``value``.
@@ -76,26 +84,27 @@ class Processes:
         if self.count == 1:
             return value
         parts = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-        flat = torch.as_tensor(self.accelerator.reduce(torch.cat([*parts, parts[0].new_tensor([value])]), "sum"))
+        flat = self._summed(torch.cat([*parts, parts[0].new_tensor([value])]))
         for parameter, part in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
         return float(flat[-1])
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
         """Return the sum of each value over the processes; a name that a process does not give counts as 0 there."""
-        names = sorted(set(gather_object(list(values))) if self.count > 1 else values)
+        with self._together():
+            names = sorted(set(gather_object(list(values))) if self.count > 1 else values)
         mine = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
         if self.count > 1:  # float64 does not exist on every device; these are a few numbers
-            mine = self.shared(mine.float()[None], [self.accelerator.process_index], self.count).double().sum(0)
+            mine = self.shared(mine.float()[None], [self.rank], self.count).double().sum(0)
         return dict(zip(names, mine.tolist(), strict=True))
 
     def largest(self, value: float) -> float:
         """Return the largest ``value`` of all processes."""
-        return float(self.shared(torch.tensor([value]), [self.accelerator.process_index], self.count).max())
+        return float(self.shared(torch.tensor([value]), [self.rank], self.count).max())
 
     def any(self, condition: bool) -> bool:
         """Return whether ``condition`` holds on any process."""
-        return bool(self.shared(torch.tensor([float(condition)]), [self.accelerator.process_index], self.count).any())
+        return bool(self.shared(torch.tensor([float(condition)]), [self.rank], self.count).any())
 
     def written(self, write: Callable[[], object]) -> None:
         """Let the main process ``write``; where its disk refuses, stop on every process with `NotSaved`."""
@@ -108,11 +117,50 @@ class Processes:
         if self.any(refusal is not None):
             raise NotSaved(refusal or "the main process cannot write to its disk")
 
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Let what stops one process within its ``with``, where no process waits for another, stop them all."""
+        reason: Stop | None = None
+        try:
+            yield
+        except Stop as stop:
+            reason = stop
+        if not self.any(reason is not None):
+            return
+        with self._together():
+            mine = (reason.exit_code, f"process {self.rank}: {reason}") if reason else None
+            told = gather_object([mine]) if self.count > 1 else []
+        if reason:
+            raise reason
+        code, text = next(stop for stop in told if stop)
+        raise {kind.exit_code: kind for kind in (BadInput, NonFinite, RewardFailed)}.get(code, Stop)(text)
+
     def wait(self) -> None:
         """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
+        with self._together():
+            self.accelerator.wait_for_everyone()
+
+    def watched(self) -> Heartbeat:
+        """Return a ``with`` in which all processes leave within seconds of one that died or was stopped."""
+        return Heartbeat(self.rank, self.count, lambda: self.orphaned)
 
     @property
     def orphaned(self) -> bool:
         """Return whether accelerate's launcher is gone: a signal that only it received would leave us running."""
         return self._launched and os.getppid() != self._parent
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over the processes."""
+        if self.count == 1:
+            return values
+        with self._together():
+            return torch.as_tensor(self.accelerator.reduce(values, "sum"))
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Within its ``with``, a collective that fails because somebody is gone says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = re.sub(r"^\[\S*\] ", "", str(error).partition("\n")[0])  # without the file of the library
+            raise ProcessLost.gone(reason.partition(". ")[0]) from error

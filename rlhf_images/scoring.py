@@ -29,7 +29,8 @@ def gathered_scores(
         rows = [row for row in range(total) if groups[row] in touched]
         images = processes.shared(images, index, total)[rows].to(images.device)
     asked = [prompts[row] for row in rows]
-    scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
+    with processes.agreed():
+        scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
     place = {row: i for i, row in enumerate(rows)}
     stds = [] if scores.std is None else [scores.std]
     own = torch.stack([scores.mean, *stds, *scores.components.values()], 1)[[place[row] for row in index]]

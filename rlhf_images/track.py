@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -74,13 +75,17 @@ def save_grid(path: Path, images: Tensor, prompts: list[str], columns: int = 12)
     write_atomically(path, encode(torch.cat(rows, dim=1)))
 
 
-def keep_evidence(folder: Path, step: int, rollout: Rollout, process: int) -> None:
-    """Write one process's prompts, pictures and latents of a step that was refused."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"step_{step:06d}_process_{process}"
+def keep_evidence(folder: Path, name: str, rollout: Rollout, process: int) -> None:
+    """Write one process's prompts, pictures and latents of what was refused.
+
+    A disk that refuses them too changes nothing of the reason to stop.
+    """
     tensors = {"images": rollout.images, "x0": rollout.x0, "x": rollout.x, "times": rollout.times}
-    write_atomically(folder / f"{name}.safetensors", save({key: v.cpu().contiguous() for key, v in tensors.items()}))
-    write_json(folder / f"{name}.json", {"prompts": rollout.prompts, "index": rollout.index})
+    data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{name}_process_{process}.safetensors", data)
+        write_json(folder / f"{name}_process_{process}.json", {"prompts": rollout.prompts, "index": rollout.index})
 
 
 def check_trackers(names: Sequence[str]) -> None:

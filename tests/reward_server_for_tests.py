@@ -78,8 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/score":
             self.script.elsewhere += 1
         name = self.script.next()
-        answer = self.script.right(asked)
-        BEHAVIOURS[name](self, answer)
+        BEHAVIOURS[name](self, {} if name in IDLE else self.script.right(asked))
 
     def send(self, text: str, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -155,6 +154,8 @@ BEHAVIOURS: dict[str, Callable[[Handler, Any], None]] = {
     "nested": lambda handler, answer: handler.send("[" * 20_000),
     **{f"type: {how}": (lambda handler, answer, how=how: handler.spoilt(answer, how)) for how in TYPES},
 }
+IDLE = {"refuse", "hang", "slow", "500", "huge"}
+"""Those that come before anything is scored."""
 SPOILS_ONE = {"too few", *(f"type: {how}" for how in TYPES)}
 """Those in whose answers all pictures but one have a right score."""
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import zlib
 from pathlib import Path
 
 import torch
@@ -63,6 +64,24 @@ class LightWithAHole(Reward):
 def darkness(images, prompts):
     """What brightness costs."""
     return -brightness(images, prompts)
+
+
+class Signed(Reward):
+    """Brightness with its gradient, and a sign of the picture's very bits, which a log then tells apart."""
+
+    can = Capabilities(differentiable=True)
+
+    def score(self, *, images, prompts):
+        """Return the mean of all pixels; the sign is a checksum in [0, 1)."""
+        signs = [zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes()) / 2**32 for image in images]
+        return Scores.of(images.flatten(1).mean(1), components={"sign": torch.tensor(signs, device=images.device)})
+
+
+def raises_on_the_second_process(images, prompts):
+    """Brightness, where it can be had."""
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("only here")
+    return brightness(images, prompts)
 
 
 def whole_levels(images, prompts):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import context
 from safetensors import SafetensorError
 
 from rlhf_images import checkpoint
@@ -315,8 +316,6 @@ def exit_at(folder: Path, at: int) -> None:
 
 def test_a_process_that_ends_at_any_operation_leaves_a_whole_checkpoint_and_the_next_save_stands(two_saved):
     """As above, but the process is gone: no ``finally`` of ours tidies up."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["rlhf_images.checkpoint"])
     outcomes = []
     for at in range(1, 200):
         folder = two_saved(str(at))

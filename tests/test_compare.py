@@ -49,7 +49,14 @@ def runs(tmp_path_factory) -> Path:
         parameter.data += 0.3
     save_trained(generator, LORA, root / "tuned")
     evaluation = EvaluationConfig(PROMPTS, seed=7)
-    config = FinetuneConfig(settings(root / "plain"), PROMPTS, "bold", str(root / "tuned"), evaluation, lora=LORA)
+    config = FinetuneConfig(
+        generator=settings(root / "plain"),
+        prompts=PROMPTS,
+        reward="bold",
+        out=str(root / "tuned"),
+        evaluation=evaluation,
+        lora=LORA,
+    )
     record = {"stage": "finetune", "config": plain(config), "seconds": 1.0, "finished": True}
     (root / "tuned" / "run.json").write_text(json.dumps(record))
     return root

@@ -179,7 +179,7 @@ def test_it_learns_who_was_chosen_continues_and_is_the_same_by_two_processes(con
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**values, "out": str(tmp_path / "two")}))
     root = Path(__file__).parents[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

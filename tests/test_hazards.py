@@ -102,8 +102,7 @@ def test_large_integers_survive_sharing():
 @given(total=st.integers(0, 200), count=st.integers(1, 17))
 def test_slices_are_a_partition(total, count):
     def mine(rank):
-        stand_in = SimpleNamespace(accelerator=SimpleNamespace(process_index=rank, num_processes=count), count=count)
-        return list(Processes.mine(stand_in, total))
+        return list(Processes.mine(SimpleNamespace(rank=rank, count=count), total))
 
     assert [row for rank in range(count) for row in mine(rank)] == list(range(total))
 

@@ -12,6 +12,7 @@ import datasets
 import pytest
 from diffusers import DiffusionPipeline
 
+from rlhf_images.checkpoint import save_checkpoint
 from rlhf_images.cli import run
 from rlhf_images.data import digits, encode
 
@@ -78,6 +79,22 @@ def test_stopped_anywhere_and_continued_is_never_stopped(tmp_path, terminated_af
     assert pretrain(tmp_path / "stopped") == 0
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert not (tmp_path / "stopped/checkpoints").exists()
+
+
+def test_stopped_after_the_last_step_and_continued_is_never_stopped(tmp_path, monkeypatch):
+    """What continues then encodes no prompt before it saves the pipeline."""
+
+    def save_and_be_stopped(folder, step, *state):
+        save_checkpoint(folder, step, *state)
+        if folder.name == "transformer":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert pretrain(tmp_path / "whole", "checkpoint_every=1000") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_images.pretrain.save_checkpoint", save_and_be_stopped)
+        assert pretrain(tmp_path / "stopped", "checkpoint_every=1000") == 143
+    assert pretrain(tmp_path / "stopped", "checkpoint_every=1000") == 0
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
 
 def test_the_result_is_a_pipeline_that_is_left_alone_once_it_is_there(tmp_path, capfd):

@@ -147,6 +147,17 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, file):
     page.close()
 
 
+def test_on_paper_there_are_no_controls_and_every_row(browser, file):
+    page = browser.page()
+    page.open(file.as_uri())
+    page.send("Emulation.setEmulatedMedia", media="print")
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    assert page.js("getComputedStyle(document.getElementById('toolbar')).display") == "none"
+    assert page.js("[...document.querySelectorAll('.row')].every(row => row.offsetParent)")
+    assert not page.errors
+    page.close()
+
+
 def test_pictures_beside_the_page_are_found_and_nothing_else_is_asked_for(browser, tmp_path):
     pictures = [encode(torch.full((3, 96, 96), i / 255), "WEBP") for i in range(64)]
     rows = [

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from ..errors import NotSaved, Stop
+from ..errors import NotSaved, ProcessLost, Stop
 from ..progress import is_main
 
 Stages: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -38,6 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     _prepare()
     try:
         options.run(options)
+    except ProcessLost as stop:
+        _tell(str(stop), everywhere=True)  # process 0 may be the one that is gone
+        return stop.exit_code
     except Stop as stop:
         _tell(str(stop))
         return stop.exit_code
@@ -54,8 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tell(text: str) -> None:
-    if is_main():
+def _tell(text: str, everywhere: bool = False) -> None:
+    if everywhere or is_main():
         print("rlhf-images:", " ".join(text.split()), file=sys.stderr)  # noqa: T201
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
+from torch import nn
 
-from ..errors import BadInput
+from ..errors import BadInput, NonFinite
 from ..math.path import Path
 from .placement import check_tuning, place
 from .scheduler import Schedule
@@ -14,7 +16,7 @@ from .settings import GeneratorConfig, call_settings
 from .unsuitable import why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
 
 
 def load_pipeline(config: GeneratorConfig, device: torch.device | str) -> Any:
@@ -30,7 +32,21 @@ def load_pipeline(config: GeneratorConfig, device: torch.device | str) -> Any:
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # it blackens pictures, which a reward would then learn from
     place(pipe, config, device)
+    _refuse_non_finite(pipe, config.path)
     return pipe
+
+
+def _refuse_non_finite(pipe: Any, path: str) -> None:
+    """Refuse a pipeline with a weight that is NaN or infinite: from a broken conversion, or too large for its type."""
+    for part, network in pipe.components.items():
+        for name, weight in network.named_parameters() if isinstance(network, nn.Module) else ():
+            if weight.dtype not in DTYPES.values() or weight.is_meta or not weight.numel():
+                continue
+            if not bool(torch.isfinite(torch.stack(weight.detach().aminmax())).all()):
+                raise NonFinite(
+                    f"{path}: weight {name} of its {part} holds numbers that are not finite, as {weight.dtype};"
+                    " try generator.dtype: float32, or get the weights anew"
+                )
 
 
 def check(config: GeneratorConfig) -> Path:

@@ -65,7 +65,7 @@ class Generator:
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval()
-        remember_device(pipe, self.denoiser)
+        remember_device(pipe, self.component)
         self._encoders = TextEncoders(pipe, config)
         folder = None if config.prompt_cache is None else PromptFolder(config.prompt_cache, pipe)
         pipe.encode_prompt = PromptCache(pipe, folder, self._encoders.at_hand, self._blind_to_padding)

@@ -101,14 +101,14 @@ def offload_vae(pipe: Any, denoiser: nn.Module) -> None:
     vae.decode = decoded
 
 
-def remember_device(pipe: Any, denoiser: nn.Module) -> None:
-    """Let ``pipe`` answer at once on which device it runs: the denoiser's.
+def remember_device(pipe: Any, component: str) -> None:
+    """Let ``pipe`` answer at once on which device it runs: that of its denoiser, ``component``.
 
     Diffusers looks at every module of every part for that, at every call, which is most of what a call costs beside its
     networks. It asks a property, which only a class can have; so the pipeline gets one of its own, by the same name.
     """
     kind = type(pipe)
-    device = property(lambda _: next(denoiser.parameters()).device)
+    device = property(lambda own: next(getattr(own, component).parameters()).device)
     pipe.__class__ = type(kind.__name__, (kind,), {"_execution_device": device, "__module__": kind.__module__})
 
 

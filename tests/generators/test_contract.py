@@ -218,6 +218,15 @@ def test_the_pipeline_gets_its_own_parts_back(whole):
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is nobody's
 
 
+def test_the_pipeline_runs_where_its_denoiser_is_and_keeps_its_name(whole):
+    pipe = copy.deepcopy(whole.generator.pipe)
+    assert pipe._execution_device == whole.generator.device
+    assert type(pipe).__name__ == type(pristine(whole.name)[0]).__name__
+    setattr(pipe, whole.generator.component, getattr(pipe, whole.generator.component).to("meta"))
+    assert pipe._execution_device == torch.device("meta")
+    assert whole.generator.pipe._execution_device == whole.generator.device
+
+
 @pytest.mark.parametrize("name", ["SD1.5 v, DDIM", "SD3", "FLUX.1", "Qwen-Image", "Z-Image", "CogView4"])
 def test_half_precision_keeps_latents_in_float32_and_replays_exactly(name):
     pipe, config = family(name)

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import io
 import json
-import multiprocessing
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 from chromium import PATIENCE
+from forked import context
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -203,10 +203,6 @@ def reserved_port() -> Iterator[int]:
         yield int(keeper.getsockname()[1])
 
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["rlhf_images.labelling.server", "rlhf_images.preferences.assignment"])
-
-
 def _process(folder: str, port: int, annotator: str | None, url: str | None) -> None:
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     serve(Assignment(Pairs(folder, url), repeats=0), annotator=annotator, port=port, open_browser=False)
@@ -230,7 +226,7 @@ class Killable:
         self._keeping.close()
 
     def start(self) -> None:
-        self.process = FORK.Process(target=_process, args=self.arguments, daemon=True)
+        self.process = context.Process(target=_process, args=self.arguments, daemon=True)
         self.process.start()
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end and self.process.is_alive():

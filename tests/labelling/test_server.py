@@ -1,11 +1,13 @@
 """The API: what is promised to the page, and to whoever writes a page of their own."""
 
+import asyncio
 import contextlib
 import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from rounds import SECRET, Client, made_round, served
 
 from rlhf_images.errors import BadInput
 from rlhf_images.labelling import guide
+from rlhf_images.labelling.server import bound
 from rlhf_images.preferences import Event, Pairs
 from rlhf_images.preferences.assignment import Assignment
 
@@ -41,6 +44,25 @@ def preferred(server, client: Client, pair: str) -> str | None:
     of = {found.pair: found for found in server.pairs.pairs}[pair]
     (vote,) = [v for v in server.pairs.store.votes() if v.pair == pair and v.annotator == client.annotator]
     return {"left": of.left, "right": of.right}.get(str(vote.choice))
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement_by_the_network():
+    """Nagle's rule holds back the second part of an answer until the first has been acknowledged, 40 ms later."""
+
+    async def spared(listening: socket.socket) -> bool:
+        found = asyncio.get_running_loop().create_future()
+
+        def connected(_, writer) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.close()
+            return bool(await found)
+
+    with bound("127.0.0.1", 0) as listening:
+        assert asyncio.run(spared(listening))
 
 
 def test_next_is_as_promised(server):

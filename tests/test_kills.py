@@ -1,0 +1,182 @@
+"""Runs that are killed at any moment, again and again, end exactly as the run that never was.
+
+Briefly in the normal suite: a process that kills itself at each of its writes. At length (`make campaign`): signals at
+random moments within the time that the whole run takes, to all processes as when a machine is taken away, or to one.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from forked import Launch, kill_at, launched, warm
+from tiny_runs import WAYS, end, log, tiny_generator, values
+
+from rlhf_images.checkpoint import load_checkpoint
+from rlhf_images.errors import ProcessLost
+
+LOST = ProcessLost.exit_code
+KILLS, TERMS, STOPS = 300, 100, 20
+PIECES = 20
+"""Parts of the campaign: each is one test."""
+
+
+def report(line: str) -> None:
+    """Say what a campaign has found, past pytest's capture."""
+    os.write(2, f"\n{line}\n".encode())
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    return tiny_generator(tmp_path_factory.mktemp("generator"))
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+def test_killed_at_its_writes_and_continued_is_never_killed(generator, tmp_path, full):
+    """Each launch is killed some writes further on, until one comes to its end."""
+    changes = {"lora": None} if full else {}
+    whole, torn = (values(generator, tmp_path / name, **changes) for name in ("whole", "torn"))
+    assert launched("finetune", whole).codes() == [0]
+    kills = 0
+    for operation in (5, 41, 77, 29, 113, 60, 10_000):
+        launch = launched("finetune", torn, 1, partial(kill_at, operation))
+        (code,) = launch.codes()
+        assert code in (0, -signal.SIGKILL), launch.said
+        kills += code != 0
+        if code == 0:
+            break
+    assert kills >= 3
+    assert end(torn["out"]) == end(whole["out"])
+
+
+def wholes(generator: Path, folder: Path) -> Callable[[str, bool, int], tuple[dict[str, object], float]]:
+    """Return a function that gives the end of the run that never stops, by algorithm, weights and processes.
+
+    With it come the seconds that it took on this machine as it is now, within which a signal is to come.
+    """
+    known: dict[tuple[str, bool, int], tuple[dict[str, object], float]] = {}
+    warm()
+
+    def of(name: str, full: bool, count: int) -> tuple[dict[str, object], float]:
+        key, begun = (name, full, count), time.monotonic()
+        if key not in known:
+            config = run_of(generator, folder / "-".join(map(str, key)), name, full)
+            assert launched("finetune", config, count).codes() == [0] * count
+            known[key] = end(config["out"]), time.monotonic() - begun
+        return known[key]
+
+    return of
+
+
+def run_of(generator: Path, out: Path, name: str, full: bool) -> dict:
+    return values(generator, out, name, **({"lora": None} if full else {}))
+
+
+def interrupted(launch: Launch, chance: random.Random, number: int, longest: float) -> float:
+    """Send all processes the signal at a random moment within ``longest`` seconds; return when."""
+    time.sleep(chance.uniform(0, longest))
+    for rank in range(len(launch.processes)):
+        launch.send(rank, number)
+    return time.monotonic()
+
+
+def trials(seed: int, share: int) -> Iterator[tuple[random.Random, str, bool, int]]:
+    """Yield for each of ``share`` trials its random numbers, and an algorithm, weights and number of processes."""
+    chance, names = random.Random(seed), list(WAYS)
+    while True:
+        yield chance, names[chance.randrange(len(names))], chance.random() < 0.5, chance.choice((1, 1, 2))
+
+
+def campaign(generator: Path, folder: Path, seed: int, share: int, number: int) -> None:
+    """Send ``share`` signals, continuing each run until it ends; compare with the run that never stopped."""
+    whole, sent, left = wholes(generator, folder), 0, list[float]()
+    for run, (chance, name, full, count) in enumerate(trials(seed, share)):
+        config = run_of(generator, folder / f"torn-{run}", name, full)
+        expected, longest = whole(name, full, count)
+        codes = [1]
+        while any(codes):
+            launch = launched("finetune", config, count)
+            if sent < share:
+                at = interrupted(launch, chance, number, longest)
+                sent, codes = sent + 1, launch.codes()
+                left.append(time.monotonic() - at)
+            else:
+                codes = launch.codes()
+            allowed = {0, -number, 128 + number, -signal.SIGKILL, LOST}
+            assert set(codes) <= allowed, (codes, launch.said)
+            rows, found = Path(config["out"]) / "metrics.jsonl", load_checkpoint(Path(config["out"]) / "checkpoints")
+            if rows.is_file() and rows.stat().st_size:
+                assert (found[1]["step"] if found else 0) >= rows.read_text().count("\n") - 1
+        assert end(config["out"]) == expected, (name, full, count)
+        if sent >= share:
+            report(f"{sent} signals {number} to {run + 1} runs; out after {max(left):.1f} s at the most")
+            return
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("piece", range(PIECES))
+def test_random_kills(generator, tmp_path, piece):
+    campaign(generator, tmp_path, piece, KILLS // PIECES, signal.SIGKILL)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("piece", range(PIECES // 4))
+def test_random_terminations(generator, tmp_path, piece):
+    campaign(generator, tmp_path, 1000 + piece, TERMS // (PIECES // 4), signal.SIGTERM)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_lost_at_random_moments(generator, tmp_path, number):
+    """Everybody is out within 30 seconds, and at most the step that was under way is lost."""
+    chance, names, took = random.Random(int(number)), list(WAYS), list[float]()
+    for trial in range(STOPS // 2):
+        name, full = names[chance.randrange(len(names))], chance.random() < 0.5
+        config = run_of(generator, tmp_path / f"torn-{trial}", name, full) | {"steps": 30}
+        config["evaluation"]["every"] = 30
+        launch = launched("finetune", config, 2)
+        rows = Path(config["out"]) / "metrics.jsonl"
+        while not rows.is_file() or rows.read_text().count("\n") < 1:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1.5))
+        lost = chance.randrange(2)
+        launch.send(lost, number)
+        sent = time.monotonic()
+        codes = launch.codes()
+        took.append(time.monotonic() - sent)
+        assert took[-1] < 30
+        assert codes in ([0, 0], [-signal.SIGKILL, LOST], [LOST, -signal.SIGKILL]), (codes, launch.said)
+        done = log(config["out"])[-1]["step"]
+        found = load_checkpoint(Path(config["out"]) / "checkpoints")
+        assert (found[1]["step"] if found else 0) >= done - 1  # none yet, if it was lost while the first was saved
+        assert launched("finetune", config, 2).codes() == [0, 0]
+        whole = config | {"out": str(tmp_path / f"whole-{trial}")}
+        assert launched("finetune", whole, 2).codes() == [0, 0]
+        assert end(config["out"]) == end(whole["out"])
+    report(f"{len(took)} processes lost by {number}; all out after {max(took):.1f} s at the most")
+
+
+@pytest.mark.campaign
+def test_two_thousand_steps_need_no_more_memory_than_two_hundred(generator, tmp_path):
+    config = values(generator, tmp_path / "run", steps=2000, checkpoint_every=100)
+    config["evaluation"]["every"] = 500
+    launch = launched("finetune", config)
+    process, rows, sizes = psutil.Process(launch.processes[0].pid), tmp_path / "run" / "metrics.jsonl", {}
+    while launch.processes[0].exitcode is None:
+        step = rows.read_text().count("\n") if rows.is_file() else 0
+        if step // 100 not in sizes:
+            try:
+                sizes[step // 100] = process.memory_full_info().uss
+            except psutil.Error:
+                break
+        time.sleep(0.2)
+    assert launch.codes() == [0], launch.said
+    early, late = (max(sizes[k] for k in sizes if k in part) for part in ((2, 3, 4, 5), (16, 17, 18, 19)))
+    report(f"memory by hundreds of steps, MB: { {k: round(v / 2**20, 1) for k, v in sizes.items()} }")
+    assert late < 1.01 * early, sizes
