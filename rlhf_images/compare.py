@@ -133,6 +133,9 @@ def compare(config: CompareConfig) -> Path:
     if config.before == config.after:
         raise BadInput(f"--compare {config.before} {config.after}: the same twice; give two")
     before, after = Side(config.before), Side(config.after)
+    there = [side.name for side in (before, after) if side.pairs is not None]
+    if there and config.prompts is not None:
+        raise BadInput(f"--prompts {config.prompts}: {there[0]} has its pictures, and their prompts; leave it out")
     run = Run("compare", config, config.out, inputs=(config.before, config.after))
     if run.finished:
         return run.folder

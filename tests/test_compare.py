@@ -130,6 +130,12 @@ def test_two_pipelines_need_prompts(runs, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_prompts_that_would_not_be_drawn_are_refused(runs, tmp_path):
+    with pytest.raises(BadInput, match=r"--prompts digits: .*plain-pictures has its pictures"):
+        compared(runs, "tuned", "plain-pictures", tmp_path / "refused", prompts="digits")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_nothing_but_the_manifest_tells_whose_a_picture_is(runs, tmp_path):
     pairs = compared(runs, "plain", "tuned", tmp_path / "out", same_seed=True, pairs=12)
     shown = [Assignment(pairs).shown("ann", pair.pair) for pair in pairs.pairs]
@@ -200,7 +206,12 @@ def test_on_the_command_line(runs, tmp_path, capsys):
         (["x", "--same-seed"], "--same-seed: only together with --compare"),
         (["x", "--pairs", "3"], "--pairs: only together with --compare"),
         (["x", "--noise", "0.1"], "--noise: only together with --scripted"),
-        (["x", "--seed", "1"], "--seed: only together with --scripted"),
+        (["x", "--seed", "0"], "--seed: only together with --scripted"),
+        (["x", "--scripted", "bold", "--stats"], "--stats: does nothing beside --scripted"),
+        (["x", "--scripted", "bold", "--annotator", "ann"], "--annotator: does nothing beside --scripted"),
+        (["x", "--scripted", "bold", "--doubts-of", "y", "--by", "disagreement"], "--doubts-of: does nothing beside"),
+        (["x", "--stats", "--port", "0"], "--port: does nothing beside --stats"),
+        (["--alarm", "x", "--compare", "y", "z"], "--compare: does nothing beside --alarm"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(words, said, capsys):
