@@ -27,6 +27,11 @@ def broken(images, prompts):
     return scores
 
 
+def hopeless(images, prompts):
+    """No score is a number."""
+    return torch.full((len(images),), torch.nan)
+
+
 def terminated_in_third_call(images, prompts):
     """Brightness, but a SIGTERM arrives while the third batch is scored."""
     terminated_in_third_call.calls += 1

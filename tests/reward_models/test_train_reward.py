@@ -98,6 +98,15 @@ def test_save_then_load_gives_the_same_scores(trained, tmp_path):
     assert model.percentiles(torch.tensor([-1e9, 1e9])).tolist() == [0, 1]
 
 
+def test_who_it_is_hangs_on_its_weights(trained):
+    """What a remote client, a resumed run and an ensemble tell two models apart by."""
+    model, other = PreferenceModel.load(trained), PreferenceModel.load(trained)
+    assert model.id == other.id
+    with torch.no_grad():
+        other.network.head[0] += 1e-3
+    assert model.id != other.id
+
+
 def damage_cut(folder):
     data = (folder / "reward.safetensors").read_bytes()
     (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
