@@ -1,6 +1,6 @@
 """Write ten kinds of a packed set of game tiles as a folder of captioned pictures (docs/examples/sprites.md).
 
-python scripts/unpack_tiles.py tiles.npz captions.jsonl runs/sprites/pictures
+python docs/examples/unpack_tiles.py tiles.npz captions.jsonl runs/sprites/pictures
 
 ``tiles.npz`` holds ``images (N, 32, 32, 4)``, 8 bits a channel; a line of ``captions.jsonl`` names a tile by its number
 ``i`` and its ``file``, and gives the ``path`` of folders that it lay in.
