@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from reward_models.posterior import Posterior
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_head import HeadConfig, learn
 from rlhf_images.data import encode
+from rlhf_images.doubts import expected_information
 from rlhf_images.preferences import Choice, Event, Pairs, Picture, PreferencePair
 from rlhf_images.preferences import order as asking
 from rlhf_images.preferences.events import other_side
@@ -43,6 +45,8 @@ from rlhf_images.statistics import mean_estimate
 
 FEATURES, TEST, CLEAR = 64, 4000, 4.0
 SEEDS = 10
+SAMPLED = 200
+"""Votes up to which the best possible is sampled; with more it takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,61 @@ def true_accuracy(drawn: World, fit: Fit) -> float:
 
 def recovery() -> None:
     """Accuracy and calibration after 50, 200 and 800 votes."""
-    print("| variance of feature k | votes | true accuracy, mean of 10 (worst) | ECE on unseen votes, median (worst) |")
-    print("|---|---|---|---|")
+    told = "| variance of feature k | votes | true accuracy, mean of 10 (worst) | the best possible, mean of 10 |"
+    print(f"{told} ECE on unseen votes, median (worst) |\n|---|---|---|---|---|")
     for falling, name in ((0.5, "1/k"), (0.0, "all equal")):
         for count in (50, 200, 800):
-            accuracies, errors = [], []
+            accuracies, possible, errors = [], [], []
             for seed in range(SEEDS):
                 drawn = world(seed, count, falling)
                 fit, temperature, _ = fitted(drawn, list(range(count)), seed)
                 accuracies.append(true_accuracy(drawn, fit))
+                if count <= SAMPLED:
+                    possible.append(true_accuracy(drawn, Fit(posterior_mean(drawn, count, seed), 0.0)))
                 score = torch.cat([drawn.x[-TEST:] @ fit.weights / temperature, torch.zeros(TEST)]).float()
                 errors.append(calibration(score, _tested(drawn), list(range(TEST)))[0])  # type: ignore[index]
             told = f"{np.mean(accuracies):.3f} ({min(accuracies):.3f})"
-            print(f"| {name} | {count} | {told} | {np.median(errors):.3f} ({max(errors):.3f}) |", flush=True)
+            best = f"{np.mean(possible):.3f}" if possible else ""
+            print(f"| {name} | {count} | {told} | {best} | {np.median(errors):.3f} ({max(errors):.3f}) |", flush=True)
+
+
+def posterior_mean(drawn: World, count: int, seed: int, chains: int = 16, steps: int = 400, leaps: int = 8) -> Tensor:
+    """Return the mean weights ``(D,)`` after ``count`` votes under the prior that the taste was drawn from.
+
+    It knows what a head must find out, how clear the taste is, and integrates where the head maximises: nothing orders
+    unseen pairs much better. By Hamiltonian Monte Carlo in the units of Laplace's approximation.
+    """
+    x, target = drawn.x[:count], drawn.votes.target[:count]
+    ridge = ridge_of(CLEAR, float(drawn.x.square().sum(1).mean()) / 2)
+    solver = Newton(x, drawn.votes[list(range(count))])
+    fit = solver.fit(ridge)
+    precision = solver.hessian(x @ fit.weights, 0.0) + ridge * torch.eye(FEATURES, dtype=torch.float64)
+    unit = torch.linalg.inv(torch.linalg.cholesky(precision))
+    source = torch.Generator().manual_seed(seed)
+
+    def energy(z: Tensor) -> tuple[Tensor, Tensor]:
+        w = fit.weights + z @ unit
+        d = w @ x.T
+        lost = (torch.nn.functional.softplus(d) - d * target).sum(1) + ridge / 2 * w.square().sum(1)
+        return lost, ((torch.sigmoid(d) - target) @ x + ridge * w) @ unit.T
+
+    z = torch.randn(chains, FEATURES, generator=source, dtype=torch.float64)
+    lost, slope = energy(z)
+    total, length = torch.zeros(FEATURES, dtype=torch.float64), 0.25
+    for step in range(steps):
+        momentum = torch.randn(chains, FEATURES, generator=source, dtype=torch.float64)
+        moved, pushed = z, momentum - length / 2 * slope
+        for leap in range(leaps):
+            moved = moved + length * pushed
+            new_lost, new_slope = energy(moved)
+            pushed = pushed - (length if leap < leaps - 1 else length / 2) * new_slope
+        gained = lost + momentum.square().sum(1) / 2 - new_lost - pushed.square().sum(1) / 2
+        taken = torch.rand(chains, generator=source, dtype=torch.float64).log() < gained
+        z, slope = (torch.where(taken[:, None], *both) for both in ((moved, z), (new_slope, slope)))
+        lost = torch.where(taken, new_lost, lost)
+        if step >= steps // 4:
+            total += (fit.weights + z @ unit).mean(0)
+    return total / (steps - steps // 4)
 
 
 def _tested(drawn: World) -> Comparisons:
@@ -105,9 +151,9 @@ def _tested(drawn: World) -> Comparisons:
     return Comparisons(ids, ids, left, left + TEST, target, 0 * target, torch.ones(TEST))
 
 
-def choosing(start: int = 20, every: int = 45, pool: int = 3000) -> None:
+def choosing(start: int = 20, every: int = 10, pool: int = 3000) -> None:
     """D-optimal choice at n against random choice at 1.6 n."""
-    sizes = (100, 200)
+    sizes = (50, 100, 200)
     print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
     print("|---|---|---|---|---|")
     found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
@@ -133,8 +179,7 @@ def _chosen(
         fit, temperature, posterior = fitted(drawn, rows, seed)
         rest = sorted(set(range(pool)) - set(rows))
         between = posterior.factors(drawn.x[rest]) / temperature
-        margin = drawn.x[rest] @ fit.weights / temperature / (1 + np.pi / 8 * between.square().sum(1)).sqrt()
-        told = (torch.sigmoid(margin) * torch.sigmoid(-margin)).sqrt()[:, None] * between
+        told = expected_information(drawn.x[rest] @ fit.weights / temperature, between)
         pairs = [PreferencePair(str(row), str(row), "l", "r") for row in rest]
         count = min(every, sizes[len(accuracies)] - len(rows))
         rows += [int(name) for name in asking.most_informative_first(pairs, told.numpy(), seed, count)[:count]]
@@ -216,64 +261,93 @@ def large(pairs: int = 10_000, columns: int = 1024) -> None:
     )
 
 
-def colors(file: str) -> None:
-    """Real picks: a head on the statistics against every single statistic, people and sets both unseen."""
-    with tempfile.TemporaryDirectory() as folder:
+@final
+class Picks:
+    """The real picks between 50 pairs of sets of colours, and what the statistics say of every set."""
+
+    def __init__(self, file: str, folder: str) -> None:
         import_pairs("color-sets", IMPORTERS["color-sets"], file, folder)
-        pairs = Pairs(folder)
-        votes = pairs.store.votes()
-        first = [LabelledPair(pair, 1, 0, 0, 0) for pair in pairs.pairs]
-        data = compared(first)
+        self.pairs = Pairs(folder)
+        self.plain = [LabelledPair(pair, 1, 0, 0, 0) for pair in self.pairs.pairs]
+        self.data = compared(self.plain)
+        place = {pair.pair: i for i, pair in enumerate(self.pairs.pairs)}
+        votes = self.pairs.store.votes()
+        self.votes = [(place[v.pair], v.annotator, v.choice == "left") for v in votes if v.choice in ("left", "right")]
+        self.people = sorted({person for _, person, _ in self.votes})
         extractor = StatisticsExtractor()
-        block = FeatureCache(pairs, extractor).blocks(data.ids, data.prompts)["statistics"]
-    people = sorted({vote.annotator for vote in votes})
-    place = {pair.pair: i for i, pair in enumerate(pairs.pairs)}
-    correct: dict[str, list[float]] = {"head": []}
-    cluster: list[int] = []
-    folds = torch.randperm(50, generator=torch.Generator().manual_seed(0)).view(5, 10).tolist()
-    for person, unseen in itertools.product(people, folds):
-        seen = [i for i in range(50) if i not in unseen]
-        told = {i: [v.choice for v in votes if place[v.pair] == i and v.annotator != person] for i in seen}
-        counted = [
-            LabelledPair(first[i].pair, told[i].count("left"), told[i].count("right"), told[i].count("tie"), 0)
-            for i in seen
-        ]
-        everything = [counted[seen.index(i)] if i in told else first[i] for i in range(50)]
-        lesson = Lesson(pairs, everything, compared(everything), Split("picture", seen, unseen, np.arange(50), ""), 0)
-        learnt, _ = learn({"statistics": block}, lesson, None)
-        score = learnt.scale(block, [block.shape[1]]) @ learnt.weights
-        singles = _singles(block, lesson, seen)
-        for vote in votes:
-            if vote.annotator == person and place[vote.pair] in unseen and vote.choice in ("left", "right"):
-                i = place[vote.pair]
-                cluster.append(i)
-                for name, one in {"head": score, **dict(zip(extractor.names, singles, strict=True))}.items():
-                    margin = float(one[data.left[i]] - one[data.right[i]])
-                    right = 0.5 if margin == 0 else float((margin > 0) == (vote.choice == "left"))
-                    correct.setdefault(name, []).append(right)
-    _compare(correct, cluster)
+        block = FeatureCache(self.pairs, extractor).blocks(self.data.ids, self.data.prompts)["statistics"]
+        alive = block.std(0) > 1e-6
+        self.block = block[:, alive]
+        self.names = [name for name, kept in zip(extractor.names, alive.tolist(), strict=True) if kept]
+
+    def lesson(self, unseen: list[int], stranger: str | None) -> Lesson:
+        """Return the votes on all pairs but the ``unseen``, of all people but the ``stranger``."""
+        seen = [i for i in range(len(self.plain)) if i not in unseen]
+        told = list(self.plain)
+        for i in seen:
+            choices = [left for pair, person, left in self.votes if pair == i and person != stranger]
+            told[i] = LabelledPair(self.plain[i].pair, sum(choices), len(choices) - sum(choices), 0, 0)
+        return Lesson(self.pairs, told, compared(told), Split("picture", seen, unseen, np.arange(len(told)), ""), 0)
+
+    def scores(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Return what the head, and every statistic in the direction that the votes speak for, say of all sets."""
+        learnt, _ = learn({"statistics": self.block}, lesson, None)
+        data, seen = lesson.data, lesson.split.train
+        difference = self.block[data.left[seen]] - self.block[data.right[seen]]
+        lean = (difference * (data.target[seen] - 0.5)[:, None]).sum(0).sign()
+        agreed = ((difference * lean).sign() * (data.target[seen] - 0.5)[:, None]).sum(0)
+        singles = (self.block * lean).T
+        found = {"head": learnt.scale(self.block, [len(self.names)]) @ learnt.weights}
+        found["the statistic that fits the same votes best"] = singles[int(agreed.argmax())]
+        return found | dict(zip(self.names, singles, strict=True))
 
 
-def _singles(block: Tensor, lesson: Lesson, seen: list[int]) -> list[Tensor]:
-    """Return each statistic as a score, in the direction that the same votes speak for."""
-    data = lesson.data
-    difference = block[data.left[seen]] - block[data.right[seen]]
-    lean = (difference * (data.target[seen] - 0.5)[:, None]).sum(0).sign()
-    return list((block * lean).T)
+def colors(file: str, partitions: int = 5) -> None:
+    """Real picks: a head on the statistics against every single statistic, on unseen sets, of unseen people or not."""
+    with tempfile.TemporaryDirectory() as folder:
+        picks = Picks(file, folder)
+    _ceiling(picks)
+    for known in (False, True):
+        correct: dict[str, list[float]] = {}
+        cluster: list[int] = []
+        for partition in range(partitions):
+            order = torch.randperm(50, generator=torch.Generator().manual_seed(partition)).view(5, 10).tolist()
+            for unseen, stranger in itertools.product(order, [None] if known else picks.people):
+                found = picks.scores(picks.lesson(unseen, stranger))
+                for pair, person, left in picks.votes:
+                    if pair in unseen and stranger in (None, person):
+                        cluster.append(pair)
+                        for name, score in found.items():
+                            margin = float(score[picks.data.left[pair]] - score[picks.data.right[pair]])
+                            correct.setdefault(name, []).append(0.5 if margin == 0 else float((margin > 0) == left))
+        _compare(correct, cluster, "known people" if known else "unseen people", partitions)
 
 
-def _compare(correct: dict[str, list[float]], cluster: list[int]) -> None:
+def _ceiling(picks: Picks) -> None:
+    """Print how often the others' majority on the very same pair is what a person picked: more cannot be learnt."""
+    agreed, cluster = [], []
+    for pair, person, left in picks.votes:
+        others = sum(1 if vote else -1 for other, by, vote in picks.votes if other == pair and by != person)
+        agreed.append(0.5 if others == 0 else float((others > 0) == left))
+        cluster.append(pair)
+    one = mean_estimate(np.array(agreed), cluster)
+    print(f"The majority of the others on the very same pair: {one.value:.3f} ({one.low:.3f} to {one.high:.3f})\n")
+
+
+def _compare(correct: dict[str, list[float]], cluster: list[int], whose: str, partitions: int) -> None:
     head = np.array(correct.pop("head"))
     one = mean_estimate(head, cluster)
-    print("| model | accuracy on votes of unseen people on unseen sets | head less this, 95 % interval |")
+    count = len(correct) - 1
+    print(f"| model | accuracy on votes of {whose} on unseen sets | head less this, 95 % interval |")
     print("|---|---|---|")
-    print(f"| head on {len(correct)} statistics | {one.value:.3f} ({one.low:.3f} to {one.high:.3f}), {one.n} votes | |")
+    told = f"{one.n // partitions} votes, {partitions} partitions of the sets"
+    print(f"| head on {count} statistics | {one.value:.3f} ({one.low:.3f} to {one.high:.3f}), {told} | |")
     ranked = sorted(correct.items(), key=lambda item: -np.mean(item[1]))
-    for name, values in ranked[:6]:
+    for name, values in [item for place, item in enumerate(ranked) if place < 6 or item[0].startswith("the ")]:
         gap = mean_estimate(head - np.array(values), cluster)
         print(f"| {name} | {np.mean(values):.3f} | {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |")
-    beaten = sum(np.mean(values) < head.mean() for values in correct.values())
-    print(f"The head is better than {beaten} of {len(correct)} single statistics.")
+    beaten = sum(np.mean(values) < head.mean() for name, values in correct.items() if not name.startswith("the "))
+    print(f"The head is better than {beaten} of {count} single statistics.\n", flush=True)
 
 
 def main() -> None:

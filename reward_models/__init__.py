@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from rlhf_images.errors import BadInput, Stop
 from rlhf_images.reward import FunctionReward, Reward, RewardSpec
 
@@ -89,6 +91,11 @@ def load(spec: RewardSpec) -> Reward:
     near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(REWARDS)}"
     raise BadInput(f"reward '{spec}': no such name, folder of train-reward or package.module:attribute; {hint}")
+
+
+def placed(spec: RewardSpec) -> Reward:
+    """Return the reward that ``spec`` names, as `load` does, on the GPU if there is one."""
+    return load(spec).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _format(folder: Path) -> str:

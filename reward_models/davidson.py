@@ -120,6 +120,7 @@ class Newton:
             step = self._vectors @ ((self._vectors.T @ gradient) / (self._values.clamp(min=0) + ridge))
             decrement = float(gradient @ step)
             if decrement < 1e-12 * (1 + float(self.votes.weight.sum())):
+                w, d = w - step, d - self.x @ step  # so near the full step only helps, and no loss could tell
                 break
             if decrement > last / 4 and not fresh:
                 self._values, last = torch.zeros(0), math.inf

@@ -30,7 +30,7 @@ Blocks = dict[str, Tensor]
 """Features ``(B, D)`` by the name of their block."""
 GRID = 4
 """Places a side, over which latents are averaged."""
-STATISTICS_VERSION = "1"
+STATISTICS_VERSION = "2"
 """Of the definitions in `image_statistics`; another one is another extractor."""
 
 

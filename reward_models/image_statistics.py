@@ -4,9 +4,11 @@ Colours are in OKLab (Ottosson 2020), in which distances are about as large as t
 green to red, b from blue to yellow. Everything has a gradient to the pixels.
 """
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
 from .pixels import high_frequency, luma
 from .preprocess import straight_through_clamp
@@ -16,6 +18,12 @@ LONGEST = 256
 QUANTILES = (0.05, 0.5, 0.95)
 TINY = 1e-8
 """Under a root, whose slope at 0 has no bound."""
+GRID = 8
+"""Places a side, over which colours are averaged before they are compared with one another."""
+ALIKE = {"fine": 0.05, "coarse": 0.15}
+"""Distances in OKLab within which two colours count as alike: just told apart, and of one family."""
+HUES = (0, 60, 120, 180, 240, 300)
+"""Degrees in OKLab: about pink, orange, lime, teal, blue, violet."""
 _CONES = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
@@ -53,6 +61,7 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
         pooled = lab if scale == 1 else _pooled(lab, scale)
         found[f"colour steps over {scale} pixels"] = _steps(pooled)
     found["high frequency"] = high_frequency(pixels)
+    found |= _hues(colour, chroma) | _variety(lab) | {"colourfulness": _colourfulness(pixels)}
     return found | _composition(luma(pixels)) | {"aspect": torch.full_like(light[:, 0, 0], _aspect(images))}
 
 
@@ -64,6 +73,37 @@ def oklab(pixels: Tensor) -> Tensor:
     cones = torch.einsum("bchw,kc->bkhw", linear, pixels.new_tensor(_CONES))
     roots = (cones + 1e-6) ** (1 / 3)
     return torch.einsum("bchw,kc->bkhw", roots, pixels.new_tensor(_OPPONENTS))
+
+
+def _hues(colour: Tensor, chroma: Tensor) -> dict[str, Tensor]:
+    """Return how much of the chroma lies around each hue, falling as cos², and how nearly all hues lie on one axis."""
+    a, b = colour.unbind(1)
+    total = chroma.sum((1, 2))
+    found = {}
+    for degrees in HUES:
+        along = a * math.cos(math.radians(degrees)) + b * math.sin(math.radians(degrees))
+        found[f"hue {degrees}°"] = (along.clamp(min=0).square() / chroma).sum((1, 2)) / total
+    doubled = torch.stack([a.square() - b.square(), 2 * a * b]) / chroma  # the hue's angle twice: opposites agree
+    found["hues on one axis"] = (doubled.sum((2, 3)).square().sum(0) + TINY).sqrt() / total
+    return found
+
+
+def _variety(lab: Tensor) -> dict[str, Tensor]:
+    """Return how many colours there are, in nats: −log of the chance that two places are alike (Rényi's entropy)."""
+    places = adaptive_avg_pool2d(lab, GRID).flatten(2)
+    apart = (places[:, :, :, None] - places[:, :, None, :]).square().sum(1)
+    return {
+        f"colour variety, {name}": -torch.exp(-apart / (2 * within**2)).mean((1, 2)).log()
+        for name, within in ALIKE.items()
+    }
+
+
+def _colourfulness(pixels: Tensor) -> Tensor:
+    """Return the colourfulness ``(B,)`` of encoded sRGB after Hasler and Süsstrunk (2003), for values in [0, 1]."""
+    red, green, blue = pixels.unbind(1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue]).flatten(2)
+    spread, mean = opponents.var(2, correction=0).sum(0), opponents.mean(2).square().sum(0)
+    return (spread + TINY).sqrt() + 0.3 * (mean + TINY).sqrt()
 
 
 def _composition(grey: Tensor) -> dict[str, Tensor]:

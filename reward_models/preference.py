@@ -29,10 +29,11 @@ from torch.nn.functional import normalize
 
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
-from rlhf_images.reward import Capabilities, Reward, Scores
+from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
 from .architecture import Architecture, Towers, built, new_towers, tokens
 from .preprocess import FIT, Preprocessing
+from .weights import digest
 
 STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
 PRIOR_COSINE, PRIOR_MISFIT = 0.5, 2.0
@@ -126,6 +127,12 @@ class PreferenceModel(Reward):
     def new(cls, architecture: Architecture | str) -> "PreferenceModel":
         """Return an untrained model; see `architecture.new_towers`."""
         return cls(new_towers(architecture))
+
+    @property
+    def id(self) -> str:
+        """Return a name with a hash of the weights, the architecture and how pictures are prepared."""
+        architecture = json.dumps(self.architecture, sort_keys=True)
+        return identity("preference", digest(self.network), architecture, FIT, repr(self.preprocessing))
 
     def to(self, device: torch.device | str) -> "PreferenceModel":
         """Return the model with its weights on ``device``."""

@@ -1,8 +1,9 @@
 """The stage ``train-reward``: a folder of labelled pairs becomes a reward model and a card that says how good it is."""
 
+import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, TypeAlias, final
@@ -14,7 +15,7 @@ from pydantic import Field
 from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_atomically, write_json
-from rlhf_images.preferences.pairs import Pairs
+from rlhf_images.preferences.pairs import LabelledPair, Pairs
 from rlhf_images.preferences.summary import Summary, summarise
 from rlhf_images.progress import say
 from rlhf_images.runs import Run
@@ -65,11 +66,18 @@ class TrainRewardConfig:
 def train_reward(config: TrainRewardConfig) -> None:
     """Run the stage: read the votes, train, measure on pairs held out, write the model and its card to ``out``."""
     run = Run("train_reward", config, config.out)
-    if run.finished:
-        say(f"{config.out}: the reward model is already trained; nothing to do")
-        return
     pairs = Pairs(config.pairs, config.store)
     labelled = pairs.labelled(config.annotator)
+    votes = votes_hash(labelled)
+    if run.finished:
+        if run.record.get("votes", votes) != votes:
+            raise BadInput(
+                f"{config.out}: the votes in {config.pairs} have changed since this model was trained; choose another"
+                " 'out' or remove that folder"
+            )
+        say(f"{config.out}: the reward model is already trained; nothing to do")
+        return
+    run.record["votes"] = votes
     if not labelled:
         whose = f" of '{config.annotator}'" if config.annotator else ""
         raise BadInput(f"{config.pairs}: no votes{whose} in it; give some with 'rlhf-images label'")
@@ -105,6 +113,11 @@ def train_reward(config: TrainRewardConfig) -> None:
     if card.measured.learning_curve:
         say(card.measured.learning_curve.words)
     say(f"The reward model is in {config.out}; CARD.md there says how far to trust it, pictures.html what it likes.")
+
+
+def votes_hash(labelled: Sequence[LabelledPair]) -> str:
+    """Return a short hash of the labelled pairs and of how often each choice was made on them."""
+    return hashlib.sha256(json.dumps([asdict(one) for one in labelled]).encode()).hexdigest()[:12]
 
 
 def noise_ceiling(pairs: Pairs, annotator: str | None = None, summary: Summary | None = None) -> float | None:

@@ -108,6 +108,13 @@ def alarms(series: Sequence[Recorded]) -> list[Alarm]:
     return sorted(raised, key=lambda alarm: alarm.step)
 
 
+def last_quiet(series: Sequence[Recorded], raised: Sequence[Alarm]) -> int | None:
+    """Return the step of the last evaluation before the first sign of any alarm; None where none was ``raised``."""
+    steps = [seen.step or 0 for seen in series]
+    places = [steps.index(alarm.step) - CHECKS[alarm.name][1] for alarm in raised]
+    return steps[max(0, min(places))] if places else None
+
+
 def write_alarms(run: Path) -> list[Alarm]:
     """Look at the evaluations in folder ``run``, write what was found to `FILE` there, and return it."""
     found = alarms(recorded.of_run(run))

@@ -184,6 +184,7 @@ def dpo(config: DPOConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     inputs = (config.generator.path, config.pairs)
     run = Run("dpo", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
+        run.keep_changes(config.steps)
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
     return rounds(processes, partial(_assembled, config, load_reward, processes, run), "dpo_accuracy")
 

@@ -44,8 +44,6 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
     rewards: dict[str, RewardSpec] = {"reward": config.reward, **config.evaluation.judges}
     judges = {name: load_reward(spec).to(processes.device) for name, spec in rewards.items()}
     adopt(judges["reward"], kept(run))
-    if config.evaluation.deciding not in judges:
-        raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}'; there are {', '.join(judges)}")
     evaluator = Evaluator(config.evaluation, judges, processes, config.micro_size)
     sources: dict[str, Path | None] = {"base": None, "tuned": run}
     if kept_best(run).get("step") not in (None, config.steps):
@@ -62,9 +60,10 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
             load_trained(generator, source)
         return generator
 
-    draw(run, root, {name: partial(loaded, source) for name, source in sources.items()}, evaluator)
+    drawn = draw(run, root, {name: partial(loaded, source) for name, source in sources.items()}, evaluator)
     card = read_card(Path(config.reward)) if isinstance(config.reward, str) else None
-    summary = summarise(compared(run), config.evaluation.deciding, card)
+    remedy = "the tuning command again with evaluation.deciding=NAME, then evaluate"
+    summary = decided(summarise(drawn, config.evaluation.deciding, card), remedy)
     if config.evaluation.other_guidance is not None:
         guidance = config.evaluation.other_guidance
         means = {
@@ -73,9 +72,10 @@ def evaluate(folder: str, load_reward: Callable[[RewardSpec], Reward]) -> None:
         }
         say(guided(guidance, means))
         summary["other_guidance"] = {"guidance": guidance, **means}
-    conclude(root, summary | {"seconds": stage_seconds(root, record)}, list(judges))
+    summary["seconds"] = stage_seconds(root, record)
+    processes.written(partial(conclude, root, summary, list(judges)))
     if record["stage"] == "finetune":
-        model_card(run)
+        processes.written(partial(model_card, run))
 
 
 def guided(guidance: float, means: Mapping[str, Mapping[str, float]]) -> str:
@@ -90,30 +90,40 @@ def draw(
     """Draw and judge what each of ``generators`` makes, keep it in the folder of ``run`` and a grid of it in ``root``.
 
     They are loaded one after the other, and none stays. What an earlier comparison left is replaced when all are drawn.
+    Of several processes each draws its share, and the main one writes.
     """
-    config, staged = evaluator.config, run / f".{COMPARED}"
-    shutil.rmtree(staged, ignore_errors=True)
+    config, staged, written = evaluator.config, run / f".{COMPARED}", evaluator.processes.written
+    written(partial(shutil.rmtree, staged, ignore_errors=True))
     seeds = config.final_seeds_per_prompt
     rows = recorded.kept_rows(len(evaluator.prompts), seeds, config.kept_prompts, config.kept_seeds)
     entries = []
     for number, (name, load) in enumerate(generators.items()):
         evaluation = evaluator.evaluate(load(), seeds)
-        recorded.record(staged / f"{number:03d}", evaluation, rows)
+        written(partial(recorded.record, staged / f"{number:03d}", evaluation, rows))
         entries.append({"name": name, "folder": f"{number:03d}"})
         if "/" not in name:
-            save_grid(root / f"{name}.png", evaluation.images, evaluation.prompts)
-    write_json(staged / f"{COMPARED}.json", {"generators": entries})
-    shutil.rmtree(run / COMPARED, ignore_errors=True)
-    staged.replace(run / COMPARED)
+            written(partial(save_grid, root / f"{name}.png", evaluation.images, evaluation.prompts))
+
+    def replaced() -> None:
+        write_json(staged / f"{COMPARED}.json", {"generators": entries})
+        shutil.rmtree(run / COMPARED, ignore_errors=True)
+        staged.replace(run / COMPARED)
+
+    written(replaced)
     return compared(run)
+
+
+def decided(summary: dict[str, Any], remedy: str) -> dict[str, Any]:
+    """Return ``summary`` if its judge decided any pair; else say that it failed, and the ``remedy``."""
+    if summary["win_rate"] is None:
+        raise BadInput(f"the judge '{summary['judge']}' failed on every pair; choose another: {remedy}")
+    return summary
 
 
 def conclude(
     root: Path, summary: dict[str, Any], judges: list[str], names: tuple[str, ...] = ("base", "tuned", "best")
 ) -> None:
     """Write the summary and the report to ``root``, and say what came out."""
-    if summary["win_rate"] is None:
-        raise BadInput(f"the judge '{summary['judge']}' failed on every pair; choose another as evaluation.deciding")
     write_json(root / "summary.json", summary)
     path = report(root)
     say(table(summary, judges, names))
@@ -121,12 +131,12 @@ def conclude(
 
 
 def find_run(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of the finished `finetune` run in or at ``folder``, and its record."""
+    """Return the folder of the finished `finetune` or `dpo` run in or at ``folder``, and its record."""
     path, record = find_any(folder)
     if record["stage"] not in STAGES:
-        raise BadInput(f"{folder}: a comparison, and no finetune run")
+        raise BadInput(f"{folder}: a comparison, and not a run of finetune or dpo")
     if not record["finished"]:
-        raise BadInput(f"{path}: the run has not finished; the same finetune command continues it")
+        raise BadInput(f"{path}: the run has not finished; the same {record['stage']} command continues it")
     return path, record
 
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from .config import Count, build
+from .config import Count
 from .errors import BadInput
-from .evaluate import conclude, draw
+from .evaluate import STAGES, conclude, config_of, decided, draw, find_run
 from .evaluator import EvaluationConfig, Evaluator
-from .finetune_config import FinetuneConfig
+from .finetune_config import TuningConfig
 from .generators import Generator, GeneratorConfig
 from .generators.lora import load_trained
 from .processes import Processes
@@ -30,8 +30,9 @@ class EvaluateConfig:
     """Two generators or more, and how they are compared."""
 
     generators: dict[str, str]
-    """Name → a pipeline (folder or hub name), a finetune run, its ``best``, one of its ``evaluations/step_…``, or a
-    LoRA file. The first is the base that the others are compared with."""
+    """Name → a pipeline (folder or hub name), a run of `finetune` or `dpo`, its ``best``, one of its
+    ``evaluations/step_…`` (those of adapters keep their weights), or a LoRA file. The first is the base that the others
+    are compared with."""
     out: str
     """Folder of the comparison."""
     evaluation: EvaluationConfig
@@ -68,11 +69,12 @@ class Source:
 
 def evaluate_generators(config: EvaluateConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     """Draw, judge and compare; write the summary and the report to ``config.out``."""
-    run = Run("evaluate", config, config.out)
-    if run.finished:
-        return say(f"{config.out}: already evaluated; the page is {config.out}/report.html")
     processes = Processes()
     tuned = [found for found in map(_run_of, config.generators.values()) if found is not None]
+    inputs = sorted({str(folder) for folder, _ in tuned})
+    run = Run("evaluate", config, config.out, inputs=inputs, writes=processes.is_main)
+    if run.finished:
+        return say(f"{config.out}: already evaluated; the page is {config.out}/report.html")
     sources = _sources(config, tuned)
     asked = config.evaluation
     if tuned and not asked.judges:
@@ -88,21 +90,20 @@ def evaluate_generators(config: EvaluateConfig, load_reward: Callable[[RewardSpe
         adopt(judges["reward"], kept(tuned[0][0]))
     held_out = [name for name in judges if name != "reward"]
     deciding = held_out[0] if asked.deciding == "reward" and held_out else asked.deciding
-    if deciding not in judges:
-        raise BadInput(f"evaluation.deciding: no judge '{deciding}'; there are {', '.join(judges)}")
     evaluation = replace(asked, deciding=deciding)
     evaluator = Evaluator(evaluation, judges, processes, config.micro_size)
     say(f"drawing {len(evaluator.prompts)} prompts × {evaluation.final_seeds_per_prompt} seeds: {', '.join(sources)}")
     run.save(deciding=deciding)
     loaded = {name: partial(source.load, evaluator.prompts, processes.device) for name, source in sources.items()}
     drawn = draw(run.folder, run.folder, loaded, evaluator)
-    summary = summarise(drawn, deciding)
+    summary = decided(summarise(drawn, deciding), "--deciding NAME, and another --out")
+    summary["seconds"] = {"evaluate": round(elapsed(), 2)}
     run.save(finished=True)
-    conclude(run.folder, summary | {"seconds": {"evaluate": round(elapsed(), 2)}}, list(judges), tuple(drawn))
+    processes.written(partial(conclude, run.folder, summary, list(judges), tuple(drawn)))
     return None
 
 
-def _sources(config: EvaluateConfig, tuned: list[tuple[Path, FinetuneConfig]]) -> dict[str, Source]:
+def _sources(config: EvaluateConfig, tuned: list[tuple[Path, TuningConfig]]) -> dict[str, Source]:
     """Return what each name stands for, at each guidance."""
     common = config.generator or (tuned[0][1].generator if tuned else None)
     found = {name: _source(source, common, config.generator) for name, source in config.generators.items()}
@@ -120,6 +121,10 @@ def _source(source: str, common: GeneratorConfig | None, told: GeneratorConfig |
     path, run = Path(source), _run_of(source)
     if run is not None:
         settings = replace(told, path=run[1].generator.path) if told else run[1].generator
+        if not _weights_in(path) and path.resolve() not in (run[0].resolve(), run[0].resolve().parent):
+            raise BadInput(
+                f"{source}: no weights were kept in it; name the run, its 'best' or an evaluation of adapters"
+            )
         return Source(settings, path if _weights_in(path) else run[0])
     if path.suffix == ".safetensors" or _weights_in(path):
         if common is None:
@@ -130,18 +135,18 @@ def _source(source: str, common: GeneratorConfig | None, told: GeneratorConfig |
     return Source(replace(common, path=source) if common else GeneratorConfig(source), None)
 
 
-def _run_of(source: str) -> tuple[Path, FinetuneConfig] | None:
-    """Return the finetune run that ``source`` is, holds or lies in, with its config; None for anything else."""
+def _run_of(source: str) -> tuple[Path, TuningConfig] | None:
+    """Return the tuning run that ``source`` is, holds or lies in, with its config; None for anything else."""
     path = Path(source)
     if not path.exists() or (path / "model_index.json").is_file():
         return None
+    if path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json"))):
+        run, record = find_run(path)
+        return run, config_of(run, record)
     folder = path if path.is_dir() else path.parent
-    inside = [found.parent for found in sorted(folder.glob("*/run.json"))] if path.is_dir() else []
-    for place in (folder, folder.parent, folder.parent.parent, *inside):
-        if (place / "run.json").is_file():
-            record = read_record(place)
-            if record["stage"] == "finetune":
-                return place, build(FinetuneConfig, record["config"], f"{place}/run.json")
+    for place in (folder, folder.parent, folder.parent.parent):
+        if (place / "run.json").is_file() and (record := read_record(place))["stage"] in STAGES:
+            return place, config_of(place, record)
     return None
 
 

@@ -99,7 +99,12 @@ class Evaluator:
         micro_size: int,
         refused: Path | None = None,
     ) -> None:
-        """Take the ``judges`` by name; pictures that are not finite are kept in the folder ``refused``."""
+        """Take the ``judges`` by name; pictures that are not finite are kept in the folder ``refused``.
+
+        Raises `BadInput` where none of the judges is the deciding one.
+        """
+        if config.deciding not in judges:
+            raise BadInput(f"evaluation.deciding: no judge '{config.deciding}'; there are {', '.join(judges)}")
         self.refused = refused
         self.config, self.judges, self.processes, self.micro_size = config, judges, processes, micro_size
         self.prompts = read_prompts(config.prompts)

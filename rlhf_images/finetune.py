@@ -109,6 +109,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
     run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
+        run.keep_changes(config.steps)
         return say(f"{config.out}: already tuned; more 'steps' would continue it")
     return rounds(processes, partial(_assembled, config, load_reward, processes, run), "reward")
 
@@ -223,8 +224,6 @@ def _assembled(
             f"algorithm {config.algorithm.name} takes the reward of single pictures, and {config.reward} compares those"
             " of a group; leave that part out, or take an algorithm that only compares scores, such as nft"
         )
-    if config.evaluation.deciding not in ("reward", *config.evaluation.judges):
-        raise BadInput(f"evaluation.deciding: no judge '{config.evaluation.deciding}' among evaluation.judges")
     judges = {name: load_reward(spec).to(processes.device) for name, spec in config.evaluation.judges.items()}
     judged_by, refused = {"reward": reward, **judges}, run.folder / "refused"
     evaluator = Evaluator(config.evaluation, judged_by, processes, config.micro_size, refused)
@@ -379,7 +378,10 @@ def _ratio_said(off: float) -> str:
     if off == 0:
         return "likelihood ratios at the first update: exactly 1, sampling and training compute the same"
     if off <= ROUNDING:
-        return f"likelihood ratios at the first update: 1, but for rounding ({off:.1g})"
+        return (
+            f"likelihood ratios at the first update: 1, but for rounding ({off:.1g}); exactly 1 where as many pictures"
+            " are learnt side by side as were drawn: a micro_size that divides the pictures of an update"
+        )
     return (
         f"likelihood ratios at the first update: up to {off:.2g} away from 1, so sampling and training do not compute"
         " the same; compare it with the algorithm's clip, and use generator.dtype: float32 or another micro_size if it"

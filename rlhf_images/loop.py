@@ -14,18 +14,21 @@ ended well are noted in ``loop.json``; the same loop command continues with the 
 """
 
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, final
 
 from .changes import Fields
 from .config import Count, Fraction
-from .errors import BadInput, Stop
+from .errors import BadInput, Interrupted, Stop
 from .files import write_json
 from .preferences import Pairs
 from .progress import say
@@ -36,6 +39,8 @@ Stage = str | tuple[str, ...]
 """A config, or a config and changes to it: ``[digits/generate.yaml, pairs_per_prompt=8]``."""
 GLANCE = 2.0
 """Seconds between two looks at how many votes a person has given."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a loop, and the step that it is in."""
 
 
 @final
@@ -145,34 +150,66 @@ def shown(step: Step, launch: tuple[str, ...]) -> str:
 
 
 def _carry_out(step: Step, config: LoopConfig) -> None:
-    """Run a step to its end. Raises `Stop` with its exit code if it does not end well."""
+    """Run a step to its end. Raises `Stop` with its exit code if it does not end well.
+
+    Its processes are a group of their own: a signal that ends the loop is passed on to all of them, whoever it came
+    from, and the loop ends after the last of them. A launcher may die at once of what lets its process save first.
+    """
     python = [sys.executable, "-m"]
     if step.finetunes:
         python += ["accelerate.commands.launch", *config.launch, "-m"]
-    process = subprocess.Popen([*python, "rlhf_images", *step.command])
+    told: list[int] = []
+    process = subprocess.Popen([*python, "rlhf_images", *step.command], process_group=0)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in ENDING}
     try:
-        code = _watched(process, step.waits_for) if step.waits_for else process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it was told as well, and saves what it has
-        raise
-    if code:
+        if step.waits_for is not None:
+            _end_once_judged(process, step.waits_for)
+        code = process.wait()
+        while told and _lives(process.pid):
+            time.sleep(GLANCE / 20)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        name = signal.Signals(told[0]).name
+        raise Interrupted(f"stopped by {name} in {step.name}; the same loop command continues", told[0])
+    unjudged = _unjudged(step.waits_for) if step.waits_for is not None else 0
+    if code and (unjudged or step.waits_for is None):
         raise _Failed(
             f"{step.name} ended with exit code {code}; mend what it says, and the same loop command continues", code
         )
+    if unjudged:
+        raise BadInput(
+            f"{step.waits_for}: {unjudged} pairs are not judged yet; the same loop command opens the page again"
+        )
 
 
-def _watched(process: "subprocess.Popen[bytes]", folder: Path) -> int:
-    """Wait until every pair in ``folder`` is judged, then end the page; return 0, or raise if it ended before."""
-    total = len(Pairs(folder).pairs)
-    while process.poll() is None and (judged := len(Pairs(folder).labelled())) < total:
+def _end_once_judged(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Wait until every pair in ``folder`` is judged, and end the page then; or until it has ended by itself."""
+    while process.poll() is None and _unjudged(folder):
         time.sleep(GLANCE)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    process.wait()
-    judged = len(Pairs(folder).labelled())
-    if judged < total:
-        raise BadInput(f"{folder}: {judged} of {total} pairs are judged; the same loop command opens the page again")
-    return 0
+
+
+def _unjudged(folder: Path) -> int:
+    pairs = Pairs(folder)
+    return len(pairs.pairs) - len(pairs.labelled())
+
+
+def _lives(group: int) -> bool:
+    """Return whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @final

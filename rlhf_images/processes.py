@@ -89,10 +89,14 @@ class Processes:
             parameter.grad = part.view_as(parameter)
         return float(flat[-1])
 
+    def names(self, mine: Iterable[str]) -> list[str]:
+        """Return the names that any process gives, sorted, the same on all."""
+        with self._together():
+            return sorted(set(gather_object(list(mine)) if self.count > 1 else mine))
+
     def sums(self, values: dict[str, float]) -> dict[str, float]:
         """Return the sum of each value over the processes; a name that a process does not give counts as 0 there."""
-        with self._together():
-            names = sorted(set(gather_object(list(values))) if self.count > 1 else values)
+        names = self.names(values)
         mine = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
         if self.count > 1:  # float64 does not exist on every device; these are a few numbers
             mine = self.shared(mine.float()[None], [self.rank], self.count).double().sum(0)

@@ -98,6 +98,12 @@ class Run:
             noted = self.record.setdefault("changes", {})
             noted[f"after step {done}"] = [*noted.get(f"after step {done}", []), *told]
 
+    def keep_changes(self, done: int) -> None:
+        """Write down what has changed of a run that has ended after ``done`` steps, such as who judges it."""
+        if self.changed:
+            self.note_changes(done)
+            self.save(finished=True)
+
     def save(self, *, finished: bool = False, **result: Any) -> None:
         """Write the record with the time so far and ``result``'s values."""
         self.record |= {

@@ -32,8 +32,11 @@ def gathered_scores(
     with processes.agreed():
         scores = scores_of(reward, images, asked, micro_size, [groups[row] for row in rows])
     place = {row: i for i, row in enumerate(rows)}
-    stds = [] if scores.std is None else [scores.std]
-    own = torch.stack([scores.mean, *stds, *scores.components.values()], 1)[[place[row] for row in index]]
+    names = processes.names(scores.components)  # where every picture failed there may be none
+    unknown = torch.full_like(scores.mean, torch.nan)
+    stds = [unknown if scores.std is None else scores.std] if reward.can.uncertainty else []
+    parts = [scores.components.get(name, unknown) for name in names]
+    own = torch.stack([scores.mean, *stds, *parts], 1)[[place[row] for row in index]]
     mean, *columns = processes.shared(own, index, total).unbind(1)
     std = columns.pop(0) if stds else None
-    return Scores.of(mean, std, dict(zip(scores.components, columns, strict=True)))
+    return Scores.of(mean, std, dict(zip(names, columns, strict=True)))

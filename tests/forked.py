@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PRELOADED = [
     "rlhf_images.cli",
     "rlhf_images.finetune",
+    "rlhf_images.evaluate",
     "rlhf_images.labelling.server",
     "reward_models",
     "reward_models.pixels",

@@ -27,6 +27,11 @@ def broken(images, prompts):
     return scores
 
 
+def hopeless(images, prompts):
+    """No score is a number."""
+    return torch.full((len(images),), torch.nan)
+
+
 def terminated_in_third_call(images, prompts):
     """Brightness, but a SIGTERM arrives while the third batch is scored."""
     terminated_in_third_call.calls += 1
@@ -84,6 +89,16 @@ def raises_on_the_second_process(images, prompts):
     return brightness(images, prompts)
 
 
+class LostOnTheSecondProcess(Reward):
+    """Brightness with a part, as of a server that the second process of the training steps does not reach."""
+
+    def score(self, *, images, prompts):
+        """Return scores with the part ``light``, or failures that have no part."""
+        light = images.flatten(1).mean(1)
+        lost = os.environ.get("RANK") == "1"
+        return Scores.of(light * torch.nan) if lost else Scores.of(light, components={"light": light})
+
+
 def whole_levels(images, prompts):
     """Takes [0, 1] for 0 … 255: to it all but pure white is black."""
     return images.to(torch.uint8).float().mean((1, 2, 3))
@@ -114,3 +129,19 @@ def told_by_processes(images, prompts):
     name = f"process_{os.environ.get('RANK', 0)}_of_{os.environ.get('WORLD_SIZE', 1)}"
     Path(os.environ["PROCESSES_TOLD"], name).touch()
     return brightness(images, prompts)
+
+
+class Placed(Reward):
+    """Brightness, once it lies on the GPU if there is one, on the CPU else."""
+
+    where: str | None = None
+
+    def to(self, device):
+        """Remember the device."""
+        self.where = str(device)
+        return self
+
+    def score(self, *, images, prompts):
+        """Return the mean of all pixels, or failures as long as it lies elsewhere."""
+        right = self.where == ("cuda" if torch.cuda.is_available() else "cpu")
+        return Scores.of(brightness(images, prompts) if right else torch.full((len(images),), torch.nan))

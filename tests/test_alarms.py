@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from rlhf_images import recorded
 from rlhf_images.alarm_pairs import alarm_pairs
-from rlhf_images.alarms import CHECKS, DRIFT, alarms, drifts, write_alarms
+from rlhf_images.alarms import CHECKS, DRIFT, alarms, drifts, last_quiet, write_alarms
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput
 from rlhf_images.evaluator import Evaluation
@@ -62,6 +62,13 @@ def test_other_handwriting_of_the_same_digits_is_no_alarm(scans, tmp_path):
     series = [seen(tmp_path, step, scans[step % 2]) for step in range(4)]
     assert alarms(series) == []
     assert all(abs(drift.mean()) < DRIFT / 3 for drift in drifts(series[1], series[0]).values())
+
+
+@pytest.mark.parametrize(("degrees", "quiet"), [([0, 0, 0, 0.5, 0.5], 2), ([0, 0.5, 0.5], 0), ([0, 0, 0.5], None)])
+def test_the_last_quiet_evaluation_is_that_before_the_first_sign_of_an_alarm(scans, tmp_path, degrees, quiet):
+    prompts = list(DIGIT_CAPTIONS) * SEEDS
+    series = [seen(tmp_path, step, HACKS["darkening"](scans[0], prompts, d)) for step, d in enumerate(degrees)]
+    assert last_quiet(series, alarms(series)) == quiet
 
 
 def test_what_is_told_hangs_on_nothing_that_comes_after_and_is_told_once(scans, tmp_path):

@@ -39,6 +39,7 @@ ANCHORED = [name for name, settings in UNANCHORED.items() if "kl_weight" in ALGO
 RAISING = {
     "awm": {"kl_weight": 0.0, "lag_weight": 0.02},
     "ram": {"multiplier": 10.0},
+    "rwr": {"temperature": 0.3},
     "grpo": {"kl_weight": 0.0, "clip": 0.02},
     "grpo_guard": {"kl_weight": 0.0, "clip": 0.02},
     "dppo": {"bound": 0.02},
@@ -48,7 +49,7 @@ RAISING = {
 """Settings for a toy latent of a few dozen elements, where the published ones are for tens of thousands."""
 
 
-@pytest.fixture(params=["SD3", "SD1.5 v, DDIM"])
+@pytest.fixture(params=["SD3", "CogView3+"])
 def path(request):
     return request.param
 
@@ -170,6 +171,7 @@ def test_micro_batches_of_one_give_the_same_gradient(kind, policy):
     algorithm = kind()
     policy = start(policy, algorithm)
     examples = examples_of(policy, algorithm, ADVANTAGES)
+    examples = examples.select(list(range(0, len(examples), 3)))
     whole = gradient(policy, algorithm, examples)
     policy.optimizer.zero_grad()
     for micro in examples.split(1):

@@ -224,6 +224,13 @@ def test_only_the_main_process_tells_of_a_mistake(monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("command", [["pretrain", "digits/pretrain.yaml"], ["label", "x", "--scripted", "bold"]])
+def test_what_several_processes_would_each_do_in_one_folder_is_refused(command, monkeypatch, capfd):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(command) == 2
+    assert f"'{command[0]}' is for one process; start it without accelerate launch" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["pertrain"], ["label", "x", "--compare", "y"], ["label", "x", "--scripted", "b", "--noise", "y"]]
 )

@@ -16,7 +16,7 @@ from rlhf_images.evaluator import EvaluationConfig
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generate import GenerateConfig, generate
 from rlhf_images.generators import Generator, GeneratorConfig
-from rlhf_images.generators.lora import LoraConfig, make_trainable, save_trained
+from rlhf_images.generators.lora import LoraConfig, load_trained, make_trainable, save_trained
 from rlhf_images.generators.tiny import TinyConfig, build
 from rlhf_images.preferences import Event, Pairs
 from rlhf_images.preferences.assignment import Assignment
@@ -90,6 +90,22 @@ def test_a_tuned_generator_draws_the_pool_of_the_next_round(runs, tmp_path):
     assert {pair.right for pair in drawn.pairs} <= pool.pictures.keys()  # the same as `compare` draws with its weights
 
 
+def test_weights_that_are_not_there_or_do_not_fit_are_one_line(runs, tmp_path):
+    sizes = TinyConfig(layers=1, heads=2, channels=(8, 8), text_width=16, text_tokens=4)
+    build(sizes, 8, list(PROMPTS), 0).save_pretrained(tmp_path / "wider")
+    generator = Generator.load(settings(tmp_path / "wider"))
+    with pytest.raises(BadInput, match=r"tuned: cannot be put on .*wider") as raised:
+        load_trained(generator, runs / "tuned")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(BadInput, match=r"no tuned weights in it; give .*tuned=RUN"):
+        load_trained(generator, tmp_path)
+    shutil.copytree(runs / "tuned", tmp_path / "round/tuned")
+    load_trained(Generator.load(settings(runs / "plain")), tmp_path / "round")
+    shutil.copytree(runs / "tuned", tmp_path / "round/again")
+    with pytest.raises(BadInput, match="tuned weights in 2 of its folders"):
+        load_trained(generator, tmp_path / "round")
+
+
 def test_folders_of_other_seeds_meet_by_prompt_alone(runs, tmp_path, capsys):
     with pytest.raises(BadInput, match="without --same-seed the prompt is enough"):
         compared(runs, "plain-pictures", "later-pictures", tmp_path / "refused", same_seed=True)
@@ -130,6 +146,12 @@ def test_two_pipelines_need_prompts(runs, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_prompts_that_would_not_be_drawn_are_refused(runs, tmp_path):
+    with pytest.raises(BadInput, match=r"--prompts digits: .*plain-pictures has its pictures"):
+        compared(runs, "tuned", "plain-pictures", tmp_path / "refused", prompts="digits")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_nothing_but_the_manifest_tells_whose_a_picture_is(runs, tmp_path):
     pairs = compared(runs, "plain", "tuned", tmp_path / "out", same_seed=True, pairs=12)
     shown = [Assignment(pairs).shown("ann", pair.pair) for pair in pairs.pairs]
@@ -162,6 +184,17 @@ def test_the_same_command_goes_on_and_another_is_refused(runs, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     with pytest.raises(BadInput, match="already holds another run"):
         compared(runs, "plain", "tuned", tmp_path / "out", pairs=5)
+
+
+def test_a_run_tuned_anew_is_not_the_one_that_was_compared(runs, tmp_path):
+    """Wherever it lies: here one level below the folder that is named. A look at it from there loads its weights."""
+    tuned = shutil.copytree(runs / "tuned", tmp_path / "round/tuned")
+    config = CompareConfig(str(runs / "plain-pictures"), str(tmp_path / "round"), str(tmp_path / "out"), pairs=2)
+    assert compare(config) == compare(config)
+    record = json.loads((tuned / "run.json").read_text())
+    (tuned / "run.json").write_text(json.dumps({**record, "seconds": 2.0}))
+    with pytest.raises(BadInput, match=r"what lies in .*round/tuned"):
+        compare(config)
 
 
 @pytest.mark.parametrize(("before", "after"), [("plain", "plain"), ("gone", "plain"), ("plain", "nothing")])
@@ -200,7 +233,12 @@ def test_on_the_command_line(runs, tmp_path, capsys):
         (["x", "--same-seed"], "--same-seed: only together with --compare"),
         (["x", "--pairs", "3"], "--pairs: only together with --compare"),
         (["x", "--noise", "0.1"], "--noise: only together with --scripted"),
-        (["x", "--seed", "1"], "--seed: only together with --scripted"),
+        (["x", "--seed", "0"], "--seed: only together with --scripted"),
+        (["x", "--scripted", "bold", "--stats"], "--stats: does nothing beside --scripted"),
+        (["x", "--scripted", "bold", "--annotator", "ann"], "--annotator: does nothing beside --scripted"),
+        (["x", "--scripted", "bold", "--doubts-of", "y", "--by", "disagreement"], "--doubts-of: does nothing beside"),
+        (["x", "--stats", "--port", "0"], "--port: does nothing beside --stats"),
+        (["--alarm", "x", "--compare", "y", "z"], "--compare: does nothing beside --alarm"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(words, said, capsys):

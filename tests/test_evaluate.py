@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Launch
 
 from reward_models import load as load_reward
 from rlhf_images.cli import run
@@ -87,6 +89,54 @@ def test_a_pipeline_a_run_a_checkpoint_and_a_lora_file_meet_on_the_same_noise(ro
     (tmp_path / "out/report.html").unlink()
     assert run(["report", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/report.html").read_text() == page
+
+
+def test_what_keeps_no_weights_is_not_taken_for_the_end_of_its_run(root, tmp_path, capsys):
+    command = ["evaluate", "--generators", f"base={root / 'plain'}", f"early={root / 'tuned/samples'}"]
+    assert run([*command, "--prompts", "digits", "--out", str(tmp_path / "out")]) == 2
+    assert "samples: no weights were kept in it; name the run" in capsys.readouterr().err
+
+
+def test_a_finished_run_may_be_told_another_judge(root, capsys):
+    config = json.loads((root / "tuned/run.json").read_text())["config"]
+    for deciding in ("reward", "contrast"):
+        config["evaluation"]["deciding"] = deciding
+        finetune(build(FinetuneConfig, config, "test"), load_reward)
+        assert run(["evaluate", str(root)]) == 0
+        assert json.loads((root / "summary.json").read_text())["judge"] == deciding
+    assert capsys.readouterr().out.count("already tuned") == 2
+
+
+def test_a_judge_that_fails_everywhere_leaves_no_finished_comparison(root, tmp_path, capsys):
+    config = {
+        "generators": {"a": str(root / "plain"), "b": str(root / "other")},
+        "generator": {"path": "", "steps": 2, "call": {"max_sequence_length": 4}},
+        "evaluation": {
+            "prompts": PROMPTS,
+            "judges": {"none": "rewards_for_tests:hopeless"},
+            "final_seeds_per_prompt": 2,
+        },
+        "out": str(tmp_path / "out"),
+    }
+    with pytest.raises(BadInput, match="failed on every pair; choose another: --deciding NAME"):
+        evaluate_generators(build(EvaluateConfig, config, "test"), load_reward)
+    assert not json.loads((tmp_path / "out/run.json").read_text())["finished"]
+
+
+def test_two_processes_draw_together_and_one_writes(root):
+    def numbers() -> list[float]:
+        summary = json.loads((root / "summary.json").read_text())
+        summary.pop("seconds")
+        return [float(number) for number in re.findall(r"-?\d+\.\d+", json.dumps(summary))]
+
+    assert run(["evaluate", str(root)]) == 0
+    alone = numbers()
+    (root / "summary.json").unlink()
+    launch = Launch("evaluate", root, 2)
+    assert launch.codes() == [0, 0], launch.said
+    assert launch.said.count("report: ") == 1
+    assert len(alone) > 8
+    assert numbers() == pytest.approx(alone, rel=1e-3)  # differences over their spread, of rounded pictures
 
 
 def test_two_pipelines_without_a_run_and_with_guidance(root, tmp_path):

@@ -1,12 +1,12 @@
 """The loop over rounds: its commands are real ones, it continues where it ended, and tells what each round bought."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from pairs_for_tests import made
@@ -189,16 +189,21 @@ def test_two_rounds_run_by_themselves_and_go_on_after_a_kill(tmp_path, by_hand):
     told |= {"out": str(tmp_path / "loop"), "votes": 12, "scripted": None if by_hand else "brightness"}
     write_json(tmp_path / "loop.yaml", told)
     command = [sys.executable, "-m", "rlhf_images", "loop", str(tmp_path / "loop.yaml")]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "train-reward" in line:
-            os.killpg(first.pid, signal.SIGKILL)
-            break
-        if by_hand and "round_1/pairs at" in line:
-            pairs = Pairs(tmp_path / "loop" / "round_1" / "pairs")
-            pairs.store.add([Event(pair.pair, "vote", pair.pair, "me", "left") for pair in pairs.pairs])
-    first.wait()
+    pairs, heard = tmp_path / "loop" / "round_1" / "pairs", []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            heard.append(line)
+            if line.startswith("label at "):  # the page is open, and waits
+                judged = Pairs(pairs)
+                judged.store.add([Event(pair.pair, "vote", pair.pair, "me", "left") for pair in judged.pairs])
+            if line.startswith("round 1 of 2: rlhf-images train-reward"):
+                for process in (psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)):
+                    process.kill()
+    assert first.returncode == -signal.SIGKILL, "".join(heard)
+    done = json.loads((tmp_path / "loop" / "loop.json").read_text())["done"]
+    assert done == ["round_1 generate", "round_1 choose", "round_1 label", "round_1 export", "round_1 import 1"]
+    assert any(line.startswith("label at ") for line in heard) == by_hand
     if by_hand:
         return
     again = subprocess.run(command, capture_output=True, text=True, check=False)

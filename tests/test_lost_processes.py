@@ -58,3 +58,14 @@ def test_another_number_of_processes_takes_over_exactly_what_was_saved(generator
     assert found[:2] == expected[:2]
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def test_a_process_whose_every_picture_failed_knows_no_parts_and_the_step_goes_on(generator, tmp_path):
+    """Half of the pictures have no score, which is tolerated here; the parts are those that the other process has."""
+    half = values(generator, tmp_path / "half", steps=1, tolerated_failures=0.5)
+    half["reward"] = "rewards_for_tests:LostOnTheSecondProcess"
+    launch = launched("finetune", half, 2)
+    assert launch.codes() == [0, 0], launch.said
+    (row,) = log(half["out"])
+    assert row["reward_failures"] == 2
+    assert row["reward/light"] == pytest.approx(row["reward"])

@@ -203,6 +203,46 @@ def test_the_verdict_can_be_checked():
     assert "label --compare" in Elements(page(content(compare_command="rlhf-images label --compare runs/demo"))).text
 
 
+VOTED = Votes("base", "runs/demo", 0.55, 0.41, 0.69, 60, 8, 2, "votes")
+RAISED = Raised("mode collapse", 20, "they keep 40 %", "more kl_weight", [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "then"),
+    [
+        ({}, "Let people judge, blind", "COMPARE"),
+        ({"votes": [replace(VOTED, value=0.8, low=0.7, high=0.9)]}, "Ship it", ""),
+        ({"votes": [VOTED]}, "Do not ship it for this", "783 would tell it from an even split"),
+        ({"rate": 0.5, "ci": (0.4, 0.6)}, "Do not ship it for this", "More pictures"),
+        ({"rate": 0.2, "ci": (0.1, 0.3)}, "Do not ship it: keep the base", "kl_weight"),
+        ({"rate": None, "ci": None}, "Draw pictures of both", "EVALUATE"),
+        ({"alarms": [RAISED], "quiet": 15}, "Do not ship it as it is", "Look at step 15"),
+        ({"alarms": [RAISED], "quiet": 15}, "Do not ship it as it is", "QUIET"),
+        ({"alarms": [RAISED], "quiet": 15}, "Do not ship it as it is", "ALARM"),
+        ({"alarms": [RAISED], "quiet": 0}, "Do not ship it as it is", "No checkpoint is free of it"),
+        ({"unfinished": "step 4 of 9"}, "The run goes on", "Let people judge"),
+    ],
+)
+def test_the_verdict_says_what_to_do_next(changes, first, then):
+    commands = {"compare_command": "COMPARE", "evaluate_command": "EVALUATE"}
+    commands |= {"alarm_command": "ALARM", "quiet_command": "QUIET"}
+    found = verdict(content(**changes, **commands))
+    assert found.next[0].text.startswith(first)
+    said = " ".join(f"{step.text} {step.command or ''}" for step in found.next)
+    assert then in said
+    assert ("Ship it" in said) == (first == "Ship it")  # never from a program's word alone
+    assert (found.compare_command is None) == ("COMPARE" in said)  # told once
+
+
+def test_a_better_checkpoint_than_the_last_is_named():
+    row = {"win_rate": 0.9, "win_rate_ci": [0.8, 0.97]}
+    known = {"best": {"step": 4, "judge": "utility", "score": 1.0}, "rate": 0.2, "ci": (0.1, 0.3)}
+    found = verdict(content(**known, generators={"best": row}))
+    assert any("step 4, in best/, is preferred" in step.text for step in found.next)
+    doubtful = verdict(content(**known, generators={"best": row | {"win_rate_ci": [0.4, 0.97]}}))
+    assert not any("in best/" in step.text for step in doubtful.next)
+
+
 def test_a_collapse_is_called_one():
     given = content()
     fallen = replace(given, summary={**given.summary, "diversity_tuned": 0.3})

@@ -5,7 +5,15 @@ from scipy import stats
 from torch.nn.functional import interpolate
 
 from rlhf_images.data import digits
-from rlhf_images.statistics import distances, diversity, diversity_by_prompt, mean_estimate, paired_tests, win_rate
+from rlhf_images.statistics import (
+    _percentiles,
+    distances,
+    diversity,
+    diversity_by_prompt,
+    mean_estimate,
+    paired_tests,
+    win_rate,
+)
 
 
 def pictures(count: int, side: int = 16, seed: int = 0) -> torch.Tensor:
@@ -37,6 +45,16 @@ def test_the_interval_of_independent_values_is_students():
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(low, abs=0.04)
     assert found.high == pytest.approx(high, abs=0.04)
+
+
+@pytest.mark.parametrize("units", [5, 12, 60])
+def test_for_means_that_are_normal_the_percentiles_are_students(units):
+    """A bootstrap mean spreads by s √((n−1)/n) / √n: at the percentiles taken it lies where Student's interval ends."""
+    values = np.random.default_rng(units).normal(3, 2, units)
+    spread = values.std() / np.sqrt(units)
+    found = stats.norm.ppf(_percentiles(units), values.mean(), spread)
+    expected = stats.t.interval(0.95, units - 1, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_interval():

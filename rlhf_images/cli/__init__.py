@@ -12,12 +12,14 @@ import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from ..errors import NotSaved, ProcessLost, Stop
+from ..errors import BadInput, NotSaved, ProcessLost, Stop
 from ..progress import is_main
 
 Stages: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command is added to."""
 
+TOGETHER = ("finetune", "dpo", "evaluate", "doctor", "plan")
+"""The stages that several processes may run together; of the others each would do all of it, in the same folder."""
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What a disk says that is full or broken."""
 
@@ -37,6 +39,8 @@ def run(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     _prepare()
     try:
+        if options.stage not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise BadInput(f"'{options.stage}' is for one process; start it without accelerate launch or torchrun")
         options.run(options)
     except ProcessLost as stop:
         _tell(str(stop), everywhere=True)  # process 0 may be the one that is gone
@@ -71,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         description="Reinforcement learning from human feedback for image generators: the whole loop.",
         epilog="The loop: pretrain (or bring a pipeline) → generate → label → train-reward → finetune → evaluate.",
     )
-    stages = top.add_subparsers(title="stages", metavar="STAGE", required=True)
+    stages = top.add_subparsers(title="stages", metavar="STAGE", dest="stage", required=True)
     for command in (configured, label, evaluate, report, exchange, score, serve_reward, plan, doctor, choose, loop):
         command.add(stages)
     return top

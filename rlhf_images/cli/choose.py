@@ -38,7 +38,7 @@ def _choose(options: argparse.Namespace) -> None:
     config = configs.build(ChooseConfig, plain, "choose")
     order = None
     if config.doubts_of:
-        from reward_models import load
+        from reward_models import placed
 
-        order = doubtful_first(Pairs(config.pool), {name: load(name) for name in config.doubts_of}, config.by)
+        order = doubtful_first(Pairs(config.pool), {name: placed(name) for name in config.doubts_of}, config.by)
     choose(config, order)

@@ -7,13 +7,16 @@ from .. import config as configs
 from ..errors import BadInput
 from . import Stages
 
+PAGE = ("annotator", "overlap", "doubts_of", "host", "port", "token", "no_open")
+"""What only the page, and the people on it, have a use for."""
+
 
 def add(stages: Stages) -> None:
     """Add the options in their groups: whose votes, on what, and the page's."""
     label = stages.add_parser("label", help="vote on pairs of pictures", description="Vote on pairs of pictures.")
     label.add_argument("folder", nargs="?", help="written by generate, or any folder of pictures by prompt")
     label.add_argument("--annotator", metavar="NAME", help="who votes; the page asks where several may")
-    label.add_argument("--overlap", type=int, default=1, metavar="K", help="people that vote on each pair")
+    label.add_argument("--overlap", type=int, metavar="K", help="people that vote on each pair (default: 1)")
     label.add_argument("--gold", metavar="FILE", help='known answers, one {"pair": …, "choice": …} a line')
     label.add_argument(
         "--doubts-of", nargs="+", metavar="REWARD", help="ask first about what divides these reward models"
@@ -26,7 +29,7 @@ def add(stages: Stages) -> None:
     label.add_argument("--store", metavar="URL", help="where the votes are: postgresql://user@host/database for a team")
     label.add_argument("--stats", action="store_true", help="print the round in numbers, and end")
     page = label.add_argument_group("the page")
-    page.add_argument("--host", default="127.0.0.1", help="another than this machine's own needs a token")
+    page.add_argument("--host", help="another than this machine's own needs a token (default: 127.0.0.1)")
     page.add_argument("--port", type=int, help="0 is any free one")
     page.add_argument("--token", help="of the address, where others can reach it; made if not given")
     page.add_argument("--no-open", action="store_true", help="open no browser")
@@ -53,11 +56,14 @@ def _label(options: argparse.Namespace) -> None:
     _refuse_idle(options, "compare", ("same_seed", "pairs", "prompts"))
     _refuse_idle(options, "scripted", ("noise", "seed"))
     _refuse_idle(options, "doubts_of", ("by",))
+    _refuse_beside(options, "scripted", ("stats", "gold", *PAGE))
+    _refuse_beside(options, "stats", PAGE)
+    _refuse_beside(options, "alarm", ("compare",))
     pairs = pairs_of(_folder(options), options.store)
     if options.scripted:
-        from reward_models import load
+        from reward_models import placed
 
-        label_scripted(pairs, options.scripted, load(options.scripted), options.noise or 0.0, options.seed or 0)
+        label_scripted(pairs, options.scripted, placed(options.scripted), options.noise or 0.0, options.seed or 0)
         return
     gold = read_gold(options.gold) if options.gold else {}
     if options.stats:
@@ -65,17 +71,18 @@ def _label(options: argparse.Namespace) -> None:
         return
     order = None
     if options.doubts_of:
-        from reward_models import load
+        from reward_models import placed
 
-        order = doubtful_first(pairs, {name: load(name) for name in options.doubts_of}, options.by)
-    alone = options.host in ("127.0.0.1", "localhost", "::1")
+        order = doubtful_first(pairs, {name: placed(name) for name in options.doubts_of}, options.by)
+    host = options.host or "127.0.0.1"
+    alone = host in ("127.0.0.1", "localhost", "::1")
     label_by_hand(
         pairs,
         annotator=options.annotator or ("me" if alone else None),
-        overlap=options.overlap,
+        overlap=1 if options.overlap is None else options.overlap,
         gold=gold,
         order=order,
-        host=options.host,
+        host=host,
         port=options.port,
         token=options.token,
         open_browser=not options.no_open,
@@ -108,8 +115,20 @@ def _compared(options: argparse.Namespace) -> str:
 def _refuse_idle(options: argparse.Namespace, needed: str, idle: Sequence[str]) -> None:
     """Refuse an option that would do nothing without another."""
     for name in idle:
-        if getattr(options, name) not in (None, False) and not getattr(options, needed):
+        if _given(options, name) and not _given(options, needed):
             raise BadInput(f"--{name.replace('_', '-')}: only together with --{needed.replace('_', '-')}")
+
+
+def _refuse_beside(options: argparse.Namespace, other: str, idle: Sequence[str]) -> None:
+    """Refuse an option that would do nothing beside another."""
+    for name in idle:
+        if _given(options, name) and _given(options, other):
+            raise BadInput(f"--{name.replace('_', '-')}: does nothing beside --{other}; leave one of them out")
+
+
+def _given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name)
+    return value is not None and value is not False
 
 
 def _no_folder() -> str:

@@ -33,13 +33,13 @@ def add(stages: Stages) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from reward_models import load
+    from reward_models import placed
 
     from ..pictures import score_pictures
 
     paths = [path for name in options.images for path in _pictures(Path(name))]
     prompts = _prompts(options, paths)
-    reward = load(options.model)
+    reward = placed(options.model)
     groups = [prompts.index(prompt) for prompt in prompts]
     judged = score_pictures(reward, paths, prompts, groups=groups)
     rows = [_row(path, i, judged, reward) for i, path in enumerate(paths)]

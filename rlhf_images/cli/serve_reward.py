@@ -20,10 +20,7 @@ def add(stages: Stages) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    import torch
-
-    from reward_models import load
+    from reward_models import placed
     from reward_models.serve import serve_reward
 
-    reward = load(options.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    serve_reward(reward, options.model, host=options.host, port=options.port, token=options.token)
+    serve_reward(placed(options.model), options.model, host=options.host, port=options.port, token=options.token)

@@ -23,8 +23,8 @@ from starlette.types import ASGIApp
 from ..errors import BadInput
 from ..preferences.assignment import Assignment
 from ..preferences.events import MAX_NAME, TAGS, Event, other_side, standing
-from ..preferences.store import Refused
 from ..preferences.summary import Summary
+from ..preferences.writing import Refused
 from ..progress import say
 from . import guide, history, pictures
 from .figures import figures

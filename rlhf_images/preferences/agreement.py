@@ -120,7 +120,7 @@ def bradley_terry(
     for row, (winner, loser) in enumerate(weights):
         met[row, names.index(winner)], met[row, names.index(loser)] = 1, -1
     told = np.array(list(weights.values())) / 2
-    model = LogisticRegression(C=1 / ridge, fit_intercept=False, tol=1e-8, max_iter=10_000)
+    model = LogisticRegression(C=1 / ridge, fit_intercept=False, tol=1e-10, max_iter=10_000, solver="newton-cholesky")
     model.fit(np.vstack([met, -met]), np.repeat([1, 0], len(weights)), np.concatenate([told, told]))
     strengths: NDArray[np.float64] = model.coef_[0] - model.coef_[0].mean()
     return dict(sorted(zip(names, strengths.tolist(), strict=True), key=lambda item: (-item[1], item[0])))

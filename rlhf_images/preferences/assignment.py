@@ -15,8 +15,8 @@ from typing import Any, final
 from ..errors import BadInput
 from .events import AGAIN, Choice, Event, is_script, other_side
 from .pairs import Pairs, PreferencePair
-from .store import Writing
 from .tally import Leases, Tally
+from .writing import Writing
 
 GAP = 12
 """Votes between a pair and its repeat, so that it is not answered from memory."""

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..data import decode
 from ..errors import BadInput
 from ..files import write_atomically
-from .store import Store, sqlite_url
+from .database import sqlite_url
+from .store import Store
 
 Row = TypeVar("Row", "Picture", "PreferencePair")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from .events import AGAIN, Event, is_script
-from .store import Lease
+from .writing import Lease
 
 
 @final

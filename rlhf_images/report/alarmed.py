@@ -6,7 +6,7 @@ from typing import final
 
 from ..alarms import CHECKS
 from .content import Content, Raised
-from .gallery import address
+from .gallery import PIXELATED, address, size_of
 
 
 @final
@@ -31,6 +31,8 @@ class Alarmed:
     watched: bool
     """Whether there were two evaluations to compare."""
     command: str | None
+    pixelated: bool
+    """Whether pixels should stay squares."""
 
 
 def alarmed(content: Content) -> Alarmed:
@@ -40,6 +42,7 @@ def alarmed(content: Content) -> Alarmed:
         looked_for=", ".join(CHECKS),
         watched=len(content.evaluations) > 1,
         command=content.alarm_command if content.alarms else None,
+        pixelated=all(size_of(base)[0] <= PIXELATED for raised in content.alarms for _, base, _ in raised.pictures),
     )
 
 

@@ -117,3 +117,9 @@ class Content:
     """What came up during the training, in the order in which it did."""
     alarm_command: str | None = None
     """The command by which a person judges the pictures of the newest alarms."""
+    quiet: int | None = None
+    """The step of the last evaluation in which nothing that an alarm came of was to be seen; None without alarms."""
+    evaluate_command: str | None = None
+    """The command that draws more pictures of the two."""
+    quiet_command: str | None = None
+    """The command that compares the base with the step `quiet`, where its weights were kept."""

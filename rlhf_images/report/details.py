@@ -8,8 +8,7 @@ import yaml
 
 from ..statistics import diversity as diversity_of
 from .content import Compared, Content
-from .panels import base_band
-from .verdict import COLLAPSED, DIVERSITY, kept
+from .scores import COLLAPSED, DIVERSITY, base_band, kept
 from .words import facts, finite
 
 MAX_PROMPTS = 24

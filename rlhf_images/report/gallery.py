@@ -108,7 +108,7 @@ def gallery(content: Content) -> Gallery | None:
     used = sum(len(shots) for _, _, shots in chosen) * len(columns)
     files: dict[str, bytes] | None = {} if used > MAX_PICTURES else None
     groups = [Group(title, how, [_card(shot, files) for shot in shots]) for title, how, shots in chosen if shots]
-    width, height = _size(content.shots[0].pictures[0])
+    width, height = size_of(content.shots[0].pictures[0])
     best = next((number for number, column in enumerate(columns) if "best" in column.note), len(columns) - 1)
     return Gallery(
         judge=content.judge,
@@ -173,6 +173,7 @@ def _shrunk(picture: bytes) -> tuple[bytes, str]:
     return buffer.getvalue(), "webp"
 
 
-def _size(picture: bytes) -> tuple[int, int]:
+def size_of(picture: bytes) -> tuple[int, int]:
+    """Return the width and height of an encoded picture."""
     with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
         return opened.size

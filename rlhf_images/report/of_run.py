@@ -2,13 +2,14 @@
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..alarms import alarms
+from ..alarms import Alarm, alarms, last_quiet
 from ..best import kept_best
 from ..errors import BadInput
 from ..progress import say
@@ -74,6 +75,8 @@ def content_of(folder: Path) -> Content:
     chosen = kept_best(run)
     shown = _columns(evaluations, chosen.get("step"), record) if evaluations else _named(generators)
     generator = (config.get("generator") or {}).get("path")
+    raised = alarms(evaluations)
+    quiet = last_quiet(evaluations, raised)
     return Content(
         title=str(folder),
         summary=summary,
@@ -97,8 +100,11 @@ def content_of(folder: Path) -> Content:
         unfinished="" if record["finished"] else f"step {evaluations[-1].step or 0} of {config.get('steps', '?')}",
         best=chosen,
         generators=summary.get("generators") or {},
-        alarms=_raised(evaluations),
+        alarms=_shown(raised, evaluations),
         alarm_command=f"rlhf-images label --alarm {run}",
+        quiet=quiet,
+        evaluate_command=f"rlhf-images evaluate {folder}",
+        quiet_command=_against_base(run, generator, quiet, evaluations),
     )
 
 
@@ -115,11 +121,20 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "card.json") if (folder / "card.json").is_file() else None
 
 
-def _raised(evaluations: Sequence[Recorded]) -> list[Raised]:
+def _against_base(run: Path, base: str | None, step: int | None, evaluations: Sequence[Recorded]) -> str | None:
+    """Return the command that compares the base with the weights that the evaluation after ``step`` steps kept."""
+    folders = [found.folder for found in evaluations if step and found.step == step]
+    if base is None or not folders or not any(folders[0].glob("*.safetensors")):
+        return None
+    named = (f"base={base}", f"step {step}={folders[0]}", f"last={run}")
+    return shlex.join(["rlhf-images", "evaluate", "--generators", *named, "--out", f"{run}_step_{step}"])
+
+
+def _shown(raised: Sequence[Alarm], evaluations: Sequence[Recorded]) -> list[Raised]:
     """Return the alarms of a training, each with the pictures that it points to."""
     by_step = {found.step: found for found in evaluations}
     found = []
-    for alarm in alarms(evaluations):
+    for alarm in raised:
         base, now = evaluations[0], by_step[alarm.step]
         rows = [row for row in alarm.rows if row in base.kept]
         pictures = [(now.prompts[row], base.picture(row), now.picture(row)) for row in rows]

@@ -13,10 +13,11 @@ from ..files import write_atomically
 from . import words
 from .alarmed import alarmed
 from .content import Content
+from .curves import curves
 from .details import diversity, reproduction, reward_model
+from .distributions import distributions
 from .gallery import FILES, gallery
 from .generators import generators
-from .panels import curves, distributions
 from .verdict import verdict
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], Any]]] = {

@@ -17,7 +17,7 @@ from parts import PROMPTS
 
 from rlhf_images.generators import GeneratorConfig
 
-__all__ = ["FAMILIES", "PROMPTS", "family", "full", "plain_call"]
+__all__ = ["FAMILIES", "PROMPTS", "TARGETS", "family", "full", "plain_call"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ FAMILIES = {
     "Ideogram 4": Family(mmdits.ideogram4, **off(), call=IDEOGRAM),
     "Ideogram 4 guided": Family(mmdits.ideogram4, **guided(), call=IDEOGRAM),
 }
+
+TARGETS = {"PRX": ["img_qkv_proj", "txt_kv_proj"]}
+"""Where a family has other names for its attention than LoRA's default ones."""
 
 
 def full():

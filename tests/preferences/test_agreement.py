@@ -2,6 +2,7 @@
 
 import math
 
+import choix
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,7 +163,21 @@ def test_strengths_are_where_the_penalised_likelihood_is_flat(won, tied):
         for winner, loser, weight in halves:
             lost = weight / (1 + math.exp(strengths[winner] - strengths[loser]))
             slope += lost * ((name == loser) - (name == winner))
-        assert slope == pytest.approx(0, abs=1e-3)
+        assert slope == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("ridge", [0.01, RIDGE, 3.0])
+@pytest.mark.parametrize(("names", "games"), [(2, 7), (4, 25), (7, 300)])
+def test_strengths_are_choixs(names, games, ridge):
+    """choix's penalty is α Σ strength², so α is half of our ridge; half a win each is a tie, so all is told twice."""
+    draw = np.random.default_rng(names)
+    met = [tuple(draw.choice(names, 2, replace=False).tolist()) for _ in range(games)]
+    wins, ties = met[: 3 * games // 4], met[3 * games // 4 :]
+    twice = [*wins, *wins, *ties, *((loser, winner) for winner, loser in ties)]
+    expected = choix.opt_pairwise(names, twice, alpha=ridge, tol=1e-12)
+    named = [[(f"s{a}", f"s{b}") for a, b in pairs] for pairs in (wins, ties)]
+    found = bradley_terry(*named, ridge=ridge)
+    assert [found[f"s{i}"] for i in range(names)] == pytest.approx(expected - expected.mean(), abs=1e-6)
 
 
 def test_strengths_turn_with_the_results_and_stay_finite_on_a_perfect_record():

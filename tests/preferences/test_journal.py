@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from rlhf_images.preferences import journal
+from rlhf_images.preferences.database import sqlite_url
 from rlhf_images.preferences.events import Event
-from rlhf_images.preferences.store import Store, sqlite_url
+from rlhf_images.preferences.store import Store
 
 Part = namedtuple("Part", "device mountpoint fstype opts")
 

@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_images.errors import BadInput
+from rlhf_images.preferences.database import sqlite_url
 from rlhf_images.preferences.events import CHOICES, EVENT_TYPES, Event, other_side, standing
-from rlhf_images.preferences.store import Refused, Store, sqlite_url
+from rlhf_images.preferences.store import Store
+from rlhf_images.preferences.writing import Refused
 
 DATABASES = ["sqlite", "postgresql"]
 

@@ -2,6 +2,7 @@
 
 import math
 
+import choix
 import numpy as np
 import pytest
 import torch
@@ -88,6 +89,19 @@ def test_newton_ends_at_the_minimum_from_anywhere_and_for_every_ridge(ties):
         tie = chances(d, fit.width)[1]
         assert float((votes.weight * tie).sum()) == pytest.approx(float((votes.weight * votes.tie).sum()), rel=1e-2)
     assert (fit.width > 0) == ties
+
+
+@pytest.mark.parametrize("ridge", [0.02, 1.0])
+def test_without_ties_and_features_it_is_choixs_bradley_terry(ridge):
+    """Each picture a feature of its own: then w are the strengths. choix's penalty is α Σ w², ours half of that."""
+    draw = np.random.default_rng(0)
+    wins = [tuple(draw.choice(6, 2, replace=False).tolist()) for _ in range(80)]
+    single = torch.eye(6, dtype=torch.float64)
+    x = torch.stack([single[winner] - single[loser] for winner, loser in wins])
+    won = torch.ones(len(wins), dtype=torch.float64)
+    fit = Newton(x, Votes(won, 0 * won, won)).fit(ridge)
+    expected = choix.opt_pairwise(6, wins, alpha=ridge / 2, tol=1e-12)
+    torch.testing.assert_close(fit.weights, torch.from_numpy(expected), rtol=0, atol=1e-6)
 
 
 def test_one_pair_has_a_closed_form():

@@ -19,7 +19,7 @@ from reward_models.image_statistics import image_statistics, oklab
 from reward_models.train import train_reward
 from reward_models.train_head import features_of, learn
 from rlhf_images.data import DIGIT_CAPTIONS, digits
-from rlhf_images.doubts import doubtful_first
+from rlhf_images.doubts import doubtful_first, expected_information
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences import Event, Pairs
 
@@ -245,6 +245,14 @@ def test_statistics_are_what_they_are_called():
     assert found["left-right asymmetry"][3] == pytest.approx(0)
     assert found["left-right asymmetry"][2] > 0.4
     assert found["aspect"] == [0] * 5
+    assert found["colourfulness"] == pytest.approx([0, 0, 0, 0, 0.3 * 1.25**0.5], abs=1e-3)  # red: rg = 1, yb = ½
+    assert found["hue 0°"][4] + found["hue 60°"][4] > 0.99 > 0.05 > found["hue 180°"][4] + found["hue 240°"][4]
+    assert found["hues on one axis"][4] == pytest.approx(1, abs=1e-3)
+    assert found["colour variety, fine"] == pytest.approx([0, 0, math.log(8), math.log(8), 0], abs=0.15)  # eight greys
+    halves = torch.cat([red[..., :8], 1 - red[..., 8:]], 3)
+    two = image_statistics(halves)
+    assert float(two["colour variety, fine"]) == pytest.approx(math.log(2), abs=1e-3)
+    assert float(two["hues on one axis"]) > 0.9 > 0.6 > float(two["hue agreement"])  # cyan is across from red
     wide = image_statistics(torch.rand(1, 3, 1, 64))
     assert float(wide["aspect"]) == pytest.approx(6)
     assert all(torch.isfinite(value).all() for value in wide.values())
@@ -264,3 +272,17 @@ def test_a_large_picture_is_measured_as_a_small_one():
     found = [image_statistics(images) for images in (large, larger)]
     for name in found[0]:
         assert float(found[0][name]) == pytest.approx(float(found[1][name]), abs=0.02), name
+
+
+def test_what_a_vote_is_expected_to_tell_is_the_mean_over_the_posterior():
+    """Against 200,001 places of the Gaussian: the approximation is of the mean slope, not of the slope at the mean."""
+    place = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
+    chance = torch.exp(-place.square() / 2)
+    for margin in (0.0, 1.0, -3.0):
+        for std in (0.1, 1.0, 4.0):
+            p = torch.sigmoid(margin + std * place)
+            mean = float((chance * p * (1 - p)).sum() / chance.sum())
+            between = torch.tensor([[0.6, 0.8]], dtype=torch.float64) * std
+            told = expected_information(torch.tensor([margin], dtype=torch.float64), between)
+            assert float(told.square().sum()) / std**2 == pytest.approx(mean, rel=0.2)
+            torch.testing.assert_close(told / told.norm(), between / std)

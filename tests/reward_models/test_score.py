@@ -1,6 +1,7 @@
 """``rlhf-images score``: what is printed of pictures, and what is said of those that have no score."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -71,3 +72,10 @@ def test_prompts_are_one_a_picture(pictures, capsys, tmp_path):
 def test_the_pictures_of_a_prompt_are_a_group(pictures, capsys):
     assert run(["score", "diversity", str(pictures), "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_reward_is_on_the_gpu_if_there_is_one(votes, pictures, tmp_path, capsys):
+    placed, pool = "rewards_for_tests:Placed", shutil.copytree(votes, tmp_path / "pool")
+    assert run(["score", placed, str(pictures)]) == 0
+    assert run(["label", str(pool), "--scripted", placed]) == 0
+    assert run(["choose", str(pool), str(tmp_path / "chosen"), "--count", "3", "--doubts-of", placed]) == 0

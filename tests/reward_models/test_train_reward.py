@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, config, write_pairs
+from conftest import TINY, config, head_config, write_pairs
 
 import reward_models
 from reward_models.alarms import dead_head
@@ -73,6 +73,18 @@ def test_a_finished_run_is_left_alone(votes, trained, capsys):
     assert files(trained) == before
 
 
+def test_votes_that_came_since_are_not_passed_over(tmp_path):
+    write_pairs(tmp_path / "pairs", 24)
+    votes = Pairs(tmp_path / "pairs")
+    train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    before = files(tmp_path / "out")
+    train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    votes.store.add([Event("late", "vote", votes.pairs[0].pair, "ann", "tie")])
+    with pytest.raises(BadInput, match="have changed since this model was trained; choose another 'out'"):
+        train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
+    assert files(tmp_path / "out") == before
+
+
 def test_save_then_load_gives_the_same_scores(trained, tmp_path):
     images, labels = digits(16)
     prompts = [DIGIT_CAPTIONS[label] for label in labels[:20]]
@@ -84,6 +96,15 @@ def test_save_then_load_gives_the_same_scores(trained, tmp_path):
     assert ((percentiles >= 0) & (percentiles <= 1)).all()
     assert (percentiles[scores[0].argsort()].diff() >= 0).all()
     assert model.percentiles(torch.tensor([-1e9, 1e9])).tolist() == [0, 1]
+
+
+def test_who_it_is_hangs_on_its_weights(trained):
+    """What a remote client, a resumed run and an ensemble tell two models apart by."""
+    model, other = PreferenceModel.load(trained), PreferenceModel.load(trained)
+    assert model.id == other.id
+    with torch.no_grad():
+        other.network.head[0] += 1e-3
+    assert model.id != other.id
 
 
 def damage_cut(folder):
