@@ -31,7 +31,7 @@ class PairTraining:
     batch: Count = 128
     """Pairs a step; as many of them, or of all if these are fewer, as whole forward passes take."""
     micro_size: Count = 16
-    """Pairs in one forward pass; a step takes several of them. Changes memory, and the result only by that rest."""
+    """Pairs in one forward pass; a step takes several. Changes the result only where it does not divide the step."""
     lr: Positive = 3e-6
     """Peak learning rate of what a network brings with it."""
     warmup: NonNegative = 500
