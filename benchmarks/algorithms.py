@@ -54,7 +54,8 @@ FAST = {"window": {"size": 3, "placed": "random", "within": 0.5}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "nft": {"lr": 3e-3, "times_per_image": 2, "beta": 0.3},
     "nft, beta 1": {"lr": 3e-3, "times_per_image": 2, "beta": 1.0},
-    "awm": {"lr": 3e-3, "times_per_image": 2},
+    "awm": {"lr": 3e-3, "times_per_image": 2, "lag_weight": 0.2},
+    "awm, lag_weight 1": {"lr": 3e-3, "times_per_image": 2, "lag_weight": 1.0},
     "ram": {"lr": 1e-3, "times_per_image": 2, "multiplier": 10.0},
     "rwr": {"lr": 3e-3, "times_per_image": 2, "temperature": 0.3},
     "best_of_group": {"lr": 3e-3, "times_per_image": 8},

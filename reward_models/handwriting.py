@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate, max_pool2d
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 
 SIZE = 16
+"""Digits are read at this many pixels a side."""
 STROKE_WEIGHTS = (0.0, 0.5, 1.0)
 """How far a scan goes to its 3×3 maximum: as written, bolder, and twice as thick."""
-"""Digits are read at this many pixels a side."""
 
 
 def scans(first: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -29,9 +29,9 @@ class PairTraining:
     steps: Count = 4000
     """At most so many."""
     batch: Count = 128
-    """Pairs a step."""
+    """Pairs a step; as many of them, or of all if these are fewer, as whole forward passes take."""
     micro_size: Count = 16
-    """Pairs in one forward pass; a step takes several of them. Changes memory, never the result."""
+    """Pairs in one forward pass; a step takes several. Changes the result only where it does not divide the step."""
     lr: Positive = 3e-6
     """Peak learning rate of what a network brings with it."""
     warmup: NonNegative = 500
@@ -88,6 +88,16 @@ def watched(split: Split, share: float, seed: int) -> tuple[list[int], list[int]
     return (teach, sorted(watch)) if teach else (list(split.train), [])
 
 
+def passes(config: PairTraining, pairs: int) -> tuple[int, int]:
+    """Return how many of ``pairs`` a forward pass takes, and how many passes a step; none is smaller than the others.
+
+    Where they do not fill the last pass of a step, the step has as many fewer.
+    """
+    batch = min(config.batch, pairs)
+    micro = min(config.micro_size, batch)
+    return micro, batch // micro
+
+
 def learn(
     scorer: Any,
     inputs: Inputs,
@@ -108,8 +118,7 @@ def learn(
 
     teach, watch = watched(split, config.validation, seed)
     collator = trl.Collator(data, inputs, weights(data, teach, config.by_prompt))
-    batch = min(config.batch, len(teach))
-    micro = next(size for size in range(min(config.micro_size, batch), 0, -1) if batch % size == 0)
+    micro, count = passes(config, len(teach))
     eye = Eye(scorer, lambda: log_loss(scorer, collator, watch, config.micro_size), config) if watch else None
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
@@ -121,7 +130,7 @@ def learn(
                 lr=config.lr,
                 max_steps=config.steps,
                 warmup_steps=min(config.warmup, config.steps // 10),
-                gradient_accumulation_steps=batch // micro,
+                gradient_accumulation_steps=count,
                 dataloader_drop_last=True,
             ),
             train_dataset=trl.dummies(teach),

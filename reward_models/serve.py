@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from rlhf_images.errors import RewardFailed
 from rlhf_images.labelling.security import Door, Guard, is_loopback, refused
-from rlhf_images.labelling.server import bound, prepared
+from rlhf_images.labelling.server import bound, prepared, reached_at
 from rlhf_images.pictures import Judged, score_pictures
 from rlhf_images.progress import say
 from rlhf_images.reward import Reward, Scores
@@ -48,8 +48,7 @@ def serve_reward(reward: Reward, name: str, *, host: str, port: int, token: str 
     made = None if token or is_loopback(host) else secrets.token_urlsafe(24)
     listening = bound(host, port)
     door = Door(host, listening.getsockname()[1], token or made)
-    shown = f"[{host}]" if ":" in host else host
-    say(f"{name} ({reward.id}) is served; use it as   reward: remote@http://{shown}:{door.port}")
+    say(f"{name} ({reward.id}) is served; use it as   reward: remote@{reached_at(door)}")
     if made:
         say(f"clients show the token: {TOKEN}={made}")
     say("Ctrl-C ends")

@@ -47,5 +47,5 @@ class Fields:
         return [key for key in changed if self.kind(key) == "tracked"]
 
 
-FROZEN = Fields("")
-"""Of a stage that says nothing: no field of it may change."""
+FROZEN = Fields("", free="out")
+"""Of a stage that says nothing: no field of it may change but where its folder lies, however that is written."""

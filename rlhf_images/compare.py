@@ -27,8 +27,8 @@ from .randomness import Randomness
 from .runs import Run, read_record
 from .sampling import sample
 
-MICRO = 16
-"""Pictures sampled at a time."""
+MICRO = 4
+"""Pictures sampled at a time, where neither side is a run that says how many its card takes."""
 T = TypeVar("T", "Draw", Picture)
 
 
@@ -105,15 +105,16 @@ class Side:
             load_trained(generator, self.tuned)
         generator.remember([draw.prompt for draw in wanted])
         note = {**asdict(settings), "run": self.name}
+        micro = next((side.finetune.micro_size for side in (self, other) if side.finetune is not None), MICRO)
         parts = [
-            list(part[start : start + MICRO])
+            list(part[start : start + micro])
             for part in (list(of_seed) for _, of_seed in groupby(wanted, key=lambda draw: (draw.seed, draw.purpose)))
-            for start in range(0, len(part), MICRO)
+            for start in range(0, len(part), micro)
         ]
         for part in progress(parts, f"draw {self.name}"):
             randomness, purpose = Randomness(part[0].seed), part[0].purpose
             prompts, index = [draw.prompt for draw in part], [draw.index for draw in part]
-            images = sample(generator, prompts, index, randomness, MICRO, purpose=purpose).images
+            images = sample(generator, prompts, index, randomness, micro, purpose=purpose).images
             if not bool(torch.isfinite(images).all()):
                 raise NonFinite(f"{self.name}: a drawn picture is not finite; try another dtype in its config")
             for draw, image in zip(part, images, strict=True):
@@ -136,7 +137,7 @@ def compare(config: CompareConfig) -> Path:
     there = [side.name for side in (before, after) if side.pairs is not None]
     if there and config.prompts is not None:
         raise BadInput(f"--prompts {config.prompts}: {there[0]} has its pictures, and their prompts; leave it out")
-    run = Run("compare", config, config.out, inputs=(config.before, config.after))
+    run = Run("compare", config, config.out, inputs=[str(side.tuned or side.name) for side in (before, after)])
     if run.finished:
         return run.folder
     sides = _sides(before, after, config)

@@ -64,11 +64,22 @@ def _most_informative_first(pairs: Pairs, judged: list[PreferencePair], name: st
     known = margin.isfinite() & between.isfinite().all(1)
     if fresh:
         known = _known(known, pairs, {name: reward})
-    unsure = 1 + math.pi / 8 * between[known].square().sum(1)  # the chance that the posterior gives on the whole
-    chance = torch.sigmoid(margin[known] / unsure.sqrt())
-    told = (chance * (1 - chance)).sqrt()[:, None] * between[known]
+    told = expected_information(margin[known], between[known])
     order = most_informative_first([pair for pair, use in zip(fresh, known.tolist(), strict=True) if use], told.numpy())
     return [*order, *(pair.pair for pair in judged if pair.pair in voted)]
+
+
+def expected_information(margin: Tensor, between: Tensor) -> Tensor:
+    """Return √E[p (1 − p)] · Σ^½ x for each pair ``(P, K)``, given its ``margin (P,)`` and Σ^½ x, ``between (P, K)``.
+
+    The expectation is over the posterior, as a vote on a pair of which little is known tells less than it would if its
+    margin were the true one. By MacKay's (1992) approximation of the logistic function's mean under a Gaussian, with
+    κ = 1 / √(1 + π/8 |Σ^½ x|²) it is κ c (1 − c) for c = σ(κ · margin): the slope of the chance that the posterior
+    gives on the whole.
+    """
+    kappa = (1 + math.pi / 8 * between.square().sum(1)).rsqrt()
+    chance = torch.sigmoid(kappa * margin)
+    return (kappa * chance * (1 - chance)).sqrt()[:, None] * between
 
 
 def _known(known: Tensor, pairs: Pairs, rewards: Mapping[str, Reward]) -> Tensor:

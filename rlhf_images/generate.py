@@ -1,5 +1,6 @@
 """Stage `generate`: pictures of prompts from any diffusers pipeline, laid out in pairs for labelling."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
@@ -70,27 +71,28 @@ def generate(config: GenerateConfig) -> None:
         load_trained(generator, Path(config.tuned))
     run.save()
     wanted = [prompt for prompt in prompts for _ in range(2 * config.pairs_per_prompt)]
-    pictures: list[tuple[bytes, Picture]] = []
     settings = asdict(config.generator) | ({"run": config.tuned} if config.tuned else {})
-    starts = range(0, len(wanted), config.micro_size)
-    for start in progress(starts, "generate"):
-        index = list(range(start, min(start + config.micro_size, len(wanted))))
-        part = [wanted[i] for i in index]
-        images, x0 = _drawn(generator, part, index, config.seed)
-        for row, (i, prompt) in enumerate(zip(index, part, strict=True)):
-            data = encode(images[row])
-            pictures.append((data, Picture(picture_id(data), prompt, config.seed, i, settings)))
-            if config.keep_latents:
-                latents.keep(run.folder, picture_id(data), x0[row])
-    ids = [picture.id for _, picture in pictures]
-    pairs = [
-        PreferencePair(f"{i // 2:06d}", wanted[i], ids[i], ids[i + 1])
-        for i in range(0, len(ids), 2)
-        if ids[i] != ids[i + 1]
-    ]
-    Pairs.create(config.out, pictures, pairs)
-    run.save(finished=True, pairs=len(pairs), pictures=len(set(ids)))
-    return say(f"{len(pairs)} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
+    ids: list[str] = []
+
+    def pictures() -> Iterator[tuple[bytes, Picture]]:
+        for start in progress(range(0, len(wanted), config.micro_size), "generate"):
+            index = list(range(start, min(start + config.micro_size, len(wanted))))
+            images, x0 = _drawn(generator, [wanted[i] for i in index], index, config.seed)
+            for row, i in enumerate(index):
+                data = encode(images[row])
+                ids.append(picture_id(data))
+                if config.keep_latents:
+                    latents.keep(run.folder, ids[i], x0[row])
+                yield data, Picture(ids[i], wanted[i], config.seed, i, settings)
+
+    def pairs() -> Iterator[PreferencePair]:
+        for i in range(0, len(ids), 2):
+            if ids[i] != ids[i + 1]:
+                yield PreferencePair(f"{i // 2:06d}", wanted[i], ids[i], ids[i + 1])
+
+    made = len(Pairs.create(config.out, pictures(), pairs()).pairs)
+    run.save(finished=True, pairs=made, pictures=len(set(ids)))
+    return say(f"{made} pairs of {len(prompts)} prompts in {config.out}; next: rlhf-images label {config.out}")
 
 
 def _inputs(config: GenerateConfig) -> tuple[str, ...]:

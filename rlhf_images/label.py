@@ -1,7 +1,6 @@
 """Stage `label`: choices for the pairs of a folder, by a person on the page or by a script: any reward plus noise."""
 
 import json
-import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 import torch
 
 from .config import differences
-from .data import DIGIT_CAPTIONS
 from .errors import BadInput
 from .files import write_json
 from .preferences import Choice, Event, Pairs, PreferencePair
 from .preferences.assignment import Assignment
-from .preferences.events import CHOICES, SCRIPTED, is_script, other_side
-from .preferences.summary import Summary, summarise, told
+from .preferences.events import CHOICES, SCRIPTED, other_side
+from .preferences.next_step import beside_scripts, next_command
+from .preferences.summary import summarise, told
 from .progress import progress, say
 from .randomness import Randomness
 from .reward import Reward
@@ -69,26 +68,14 @@ def tell(pairs: Pairs, gold: Mapping[str, Choice], *, blind: bool = False) -> No
     summary = summarise(pairs, gold)
     say(told(summary, blind=blind))
     if summary.votes and summary.comparison is None:
+        if (people := beside_scripts(summary))[1:]:
+            say(
+                f"beside a script's votes a model learns from one person's alone: of {len(people)} who voted from"
+                f" '{people[0]}', who did most often; annotator= names another"
+            )
         say(f"next: {next_command(pairs, summary)}")
     elif blind and summary.votes:
         say("which of the two was preferred is told when the round is over, or by --stats")
-
-
-def next_command(pairs: Pairs, summary: Summary) -> str:
-    """Return the command that trains a reward model on the votes: on the people's alone, where a script voted too."""
-    people = [person for person in summary.annotators if person.votes and not is_script(person.annotator)]
-    digits = any(pair.prompt in DIGIT_CAPTIONS for pair in pairs.pairs)
-    words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "sd35_medium/reward.yaml"]
-    words.append(f"pairs={pairs.folder}")
-    name = "reward"
-    if people and len(people) < len(summary.annotators):
-        best = max(people, key=lambda person: person.votes).annotator
-        words.append(f"annotator={best}")
-        name = f"reward-{best}"
-    if pairs.store.url.drivername != "sqlite":
-        words.append(f"store={pairs.store.name}")
-    words.append(f"out={pairs.folder.parent / name}")
-    return shlex.join(words)
 
 
 def read_gold(file: str) -> dict[str, Choice]:
@@ -145,7 +132,8 @@ def label_scripted(pairs: Pairs, name: str, taste: Reward, noise: float, seed: i
         write_json(
             card, _described(annotator, noise, seed) | {"votes": len(known) + new, "seconds": before + elapsed()}
         )
-    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {pairs.folder}; next: rlhf-images train-reward")
+    next_step = next_command(pairs, summarise(pairs))
+    say(f"{annotator}: {new} new votes, {len(pairs.pairs)} pairs in {pairs.folder}; next: {next_step}")
 
 
 def _choices(pairs: Pairs, batch: list[PreferencePair], taste: Reward) -> list[Choice]:

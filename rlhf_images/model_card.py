@@ -4,14 +4,15 @@ import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from .config import build
 from .data import FORMATS
 from .errors import BadInput
 from .files import write_atomically
-from .generators.card import save_card
+from .generators import GeneratorConfig
+from .generators.card import save_card, usage
 from .hub import push
 from .report import Content, Shot, report
 from .report.gallery import FILES as PICTURES
@@ -51,8 +52,9 @@ def model_card(folder: Path) -> Path:
         raise BadInput(f"{run}: a model card is of a finetune run that has finished")
     content, config = content_of(run), record["config"]
     pictures = _pictures(run, content)
-    text, path = _text(content, config, pictures), str(config["generator"]["path"])
-    return save_card(run, text, path, lora=config["lora"] is not None, gallery=pictures)
+    lora, generator = config["lora"] is not None, build(GeneratorConfig, config["generator"], f"{run}/run.json")
+    text = _text(content, Path(config["out"]).name, usage(generator, run, lora=lora), pictures)
+    return save_card(run, text, generator.path, lora=lora, gallery=pictures)
 
 
 def push_model(folder: Path, repository: str, *, public: bool = False) -> None:
@@ -94,9 +96,9 @@ def _beside(shot: Shot) -> bytes:
     return buffer.getvalue()
 
 
-def _text(content: Content, config: dict[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
+def _text(content: Content, name: str, use: str, pictures: Sequence[tuple[str, str]]) -> str:
     found = verdict(content)
-    lines = [f"# {_plain(Path(config['out']).name)}", f"**{found.headline}.** {_plain(found.sentence)}"]
+    lines = [f"# {_plain(name)}", f"**{found.headline}.** {_plain(found.sentence)}"]
     lines += [_plain(text) for text in (found.also, found.best, found.told, found.tests) if text]
     if not found.human:
         lines.append("No person has compared it with the base yet: the judge is a program.")
@@ -106,7 +108,7 @@ def _text(content: Content, config: dict[str, Any], pictures: Sequence[tuple[str
         lines.append("## Pictures")
         lines.append("The base on the left, tuned on the right, by the same prompt and seed: best, median and worst.")
         lines += [f"![{_plain(prompt)}]({name})" for prompt, name in pictures]
-    lines += ["## Use", _use(config), "`report.html` has every number, and the pictures of every checkpoint."]
+    lines += ["## Use", use, "`report.html` has every number, and the pictures of every checkpoint."]
     return "\n\n".join(lines) + "\n"
 
 
@@ -119,24 +121,6 @@ def _table(changes: Sequence[Change], names: tuple[str, str]) -> str:
         cells = (number(change.base, d), number(change.tuned, d), signed(change.difference, d), interval)
         rows.append(f"| {_plain(change.name)} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
-
-
-def _use(config: dict[str, Any]) -> str:
-    generator = config["generator"]
-    if config["lora"] is None:
-        put = "# the tuned denoiser lies in this repository: from_pretrained(…, subfolder=…)"
-    else:
-        put = 'pipe.load_lora_weights("this repository")'
-    lines = [
-        "```python",
-        "from diffusers import DiffusionPipeline",
-        "",
-        f"pipe = DiffusionPipeline.from_pretrained({str(generator['path'])!r})",
-        put,
-        f"pipe(prompt, num_inference_steps={generator['steps']}, guidance_scale={generator['guidance']}).images[0]",
-        "```",
-    ]
-    return "\n".join(lines)
 
 
 def _plain(text: str) -> str:

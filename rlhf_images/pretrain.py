@@ -76,8 +76,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not go together."""
+        if not self.model.channels:
+            raise ValueError("model.channels: no resolution in it; give one number each, such as [16, 32]")
         side = self.model.patch << (len(self.model.channels) - 1)
-        if not self.model.channels or self.size % side:
+        if self.size % side:
             raise ValueError(f"size {self.size} is not a multiple of {side}: patch · 2^(number of channels - 1)")
         if any(channels % 8 for channels in self.model.channels):
             raise ValueError(f"model.channels {list(self.model.channels)}: each must be a multiple of 8")

@@ -16,7 +16,7 @@ from rlhf_images.evaluator import EvaluationConfig
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generate import GenerateConfig, generate
 from rlhf_images.generators import Generator, GeneratorConfig
-from rlhf_images.generators.lora import LoraConfig, make_trainable, save_trained
+from rlhf_images.generators.lora import LoraConfig, load_trained, make_trainable, save_trained
 from rlhf_images.generators.tiny import TinyConfig, build
 from rlhf_images.preferences import Event, Pairs
 from rlhf_images.preferences.assignment import Assignment
@@ -88,6 +88,22 @@ def test_a_tuned_generator_draws_the_pool_of_the_next_round(runs, tmp_path):
     assert not pool.pictures.keys() & plain_ones.pictures.keys()
     drawn = compared(runs, "plain-pictures", "tuned", tmp_path / "same", same_seed=True)
     assert {pair.right for pair in drawn.pairs} <= pool.pictures.keys()  # the same as `compare` draws with its weights
+
+
+def test_weights_that_are_not_there_or_do_not_fit_are_one_line(runs, tmp_path):
+    sizes = TinyConfig(layers=1, heads=2, channels=(8, 8), text_width=16, text_tokens=4)
+    build(sizes, 8, list(PROMPTS), 0).save_pretrained(tmp_path / "wider")
+    generator = Generator.load(settings(tmp_path / "wider"))
+    with pytest.raises(BadInput, match=r"tuned: cannot be put on .*wider") as raised:
+        load_trained(generator, runs / "tuned")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(BadInput, match=r"no tuned weights in it; give .*tuned=RUN"):
+        load_trained(generator, tmp_path)
+    shutil.copytree(runs / "tuned", tmp_path / "round/tuned")
+    load_trained(Generator.load(settings(runs / "plain")), tmp_path / "round")
+    shutil.copytree(runs / "tuned", tmp_path / "round/again")
+    with pytest.raises(BadInput, match="tuned weights in 2 of its folders"):
+        load_trained(generator, tmp_path / "round")
 
 
 def test_folders_of_other_seeds_meet_by_prompt_alone(runs, tmp_path, capsys):
@@ -168,6 +184,17 @@ def test_the_same_command_goes_on_and_another_is_refused(runs, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     with pytest.raises(BadInput, match="already holds another run"):
         compared(runs, "plain", "tuned", tmp_path / "out", pairs=5)
+
+
+def test_a_run_tuned_anew_is_not_the_one_that_was_compared(runs, tmp_path):
+    """Wherever it lies: here one level below the folder that is named. A look at it from there loads its weights."""
+    tuned = shutil.copytree(runs / "tuned", tmp_path / "round/tuned")
+    config = CompareConfig(str(runs / "plain-pictures"), str(tmp_path / "round"), str(tmp_path / "out"), pairs=2)
+    assert compare(config) == compare(config)
+    record = json.loads((tuned / "run.json").read_text())
+    (tuned / "run.json").write_text(json.dumps({**record, "seconds": 2.0}))
+    with pytest.raises(BadInput, match=r"what lies in .*round/tuned"):
+        compare(config)
 
 
 @pytest.mark.parametrize(("before", "after"), [("plain", "plain"), ("gone", "plain"), ("plain", "nothing")])

@@ -267,32 +267,6 @@ def test_every_algorithm_continues_as_if_never_stopped(config, tmp_path, name, f
 MIXTURE = {"rewards_for_tests:brightness": 1.0, "diversity": 0.5}
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.campaign)])
-def test_processes_change_nothing(config, tmp_path, count):
-    """Every algorithm through `accelerate launch`; groups of four straddle the processes, and a reward that compares
-    the pictures of a group has to see them all the same."""
-    together = [of(config, name, tmp_path, "launched") for name in ALGORITHMS]
-    together[0]["reward"] = MIXTURE
-    file = tmp_path / "configs.json"
-    file.write_text(json.dumps(together))
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*launch, "tests/finetune_each.py", str(file)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for values in together:
-        alone = {**values, "out": values["out"].replace("launched", "alone")}
-        assert_same(run(alone), result(values["out"]), 1e-4)
-
-
 def test_the_script_is_launched_as_the_readme_says(config, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))

@@ -1,8 +1,13 @@
 """The model card: what the hub and diffusers read, and what goes to the hub and what stays."""
 
+import ast
+import inspect
 import json
+from dataclasses import replace
 
+import diffusers
 import pytest
+from diffusers import FluxPipeline, QwenImagePipeline, ZImagePipeline
 from hub_for_tests import TOKEN, hub_of, run_against
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -10,6 +15,7 @@ from test_evaluate import PROMPTS, root
 
 from rlhf_images.errors import BadInput
 from rlhf_images.generators import Generator, GeneratorConfig
+from rlhf_images.generators.card import usage
 from rlhf_images.generators.lora import load_trained
 from rlhf_images.model_card import _plain, model_card
 
@@ -35,6 +41,60 @@ def test_a_finished_run_has_a_card_with_numbers_pictures_and_the_way_to_use_it(r
             assert opened.size == (512, 256)
     generator = Generator.load(GeneratorConfig(str(root / "plain"), steps=2, call={"max_sequence_length": 4}))
     load_trained(generator, run)  # as the card says: pipe.load_lora_weights(folder)
+
+
+def called(card_text: str, kind: type) -> dict:
+    """Return the keywords by which a card calls a pipeline of class ``kind``, all of which it has."""
+    (line,) = (line for line in card_text.splitlines() if line.startswith("pipe(prompt, "))
+    call = ast.parse(line.removesuffix(".images[0]"), mode="eval").body
+    found = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert found.keys() <= inspect.signature(kind.__call__).parameters.keys()
+    return found
+
+
+def test_the_card_calls_the_pipeline_as_the_run_did(root, tmp_path):
+    guided = GeneratorConfig(
+        str(root / "plain"), steps=3, guidance=2.5, negative_prompt="grey", height=8, call={"max_sequence_length": 4}
+    )
+    text = usage(guided, tmp_path, lora=True)
+    assert called(text, diffusers.StableDiffusion3Pipeline) == {
+        "num_inference_steps": 3,
+        "guidance_scale": 2.5,
+        "negative_prompt": "grey",
+        "height": 8,
+        "max_sequence_length": 4,
+    }
+    assert "dtype=torch.float32)" in text
+    assert "pipe.transformer = type(pipe.transformer).from_pretrained(" in usage(guided, tmp_path, lora=False)
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert 'PeftModel.from_pretrained(pipe.transformer, "this repository")' in usage(guided, tmp_path, lora=True)
+    gone = replace(guided, path=str(tmp_path / "gone"))
+    assert "could not be read when this card was written" in usage(gone, tmp_path, lora=True)
+
+
+DEV = (
+    FluxPipeline,
+    {"guidance_embeds": True},
+    {"embedded_guidance": 3.5},
+    {"guidance_scale": 3.5, "true_cfg_scale": 1.0},
+)
+Z = (ZImagePipeline, {}, {}, {"guidance_scale": 0.0})
+QWEN = (QwenImagePipeline, {}, {"guidance": 4.0}, {"true_cfg_scale": 4.0, "negative_prompt": " "})
+
+
+@pytest.mark.parametrize(("kind", "denoiser", "settings", "expected"), [DEV, Z, QWEN])
+def test_the_card_knows_each_familys_own_guidance(tmp_path, kind, denoiser, settings, expected):
+    parts = inspect.signature(kind.__init__).parameters
+    network = {"FluxPipeline": "FluxTransformer2DModel", "ZImagePipeline": "ZImageTransformer2DModel"}
+    name = network.get(kind.__name__, "QwenImageTransformer2DModel")
+    index = {"_class_name": kind.__name__, **{part: [None, None] for part in parts if part != "self"}}
+    index["transformer"] = ["diffusers", name]
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "transformer/config.json").write_text(json.dumps({"_class_name": name, **denoiser}))
+    text = usage(GeneratorConfig(str(tmp_path), steps=9, dtype="bfloat16", **settings), tmp_path, lora=True)
+    assert called(text, kind) == {"num_inference_steps": 9, **expected}
+    assert "dtype=torch.bfloat16)" in text
 
 
 def test_what_somebody_added_to_the_front_matter_stays_and_tags_are_not_doubled(root):

@@ -285,6 +285,17 @@ def test_the_next_command_trains_on_the_people_where_a_script_voted_too(pairs):
     assert {labelled.pair.pair for labelled in pairs.labelled("ann lee")} == {"0000", "0001"}
 
 
+def test_who_only_skipped_takes_nobodys_votes_away(pairs, capsys):
+    vote(pairs, "ann", [("0000", "left"), ("0001", "left")])
+    vote(pairs, "bob", [("0002", "left")])
+    pairs.store.add([Event("s", "skip", "0003", "carol")])
+    assert "annotator=" not in next_command(pairs, summarise(pairs))
+    label_scripted(pairs, "bright", BRIGHT, 0.0)
+    assert "; next: rlhf-images train-reward sd35_medium/reward.yaml pairs=" in capsys.readouterr().out
+    tell(pairs, {})
+    assert "of 2 who voted from 'ann', who did most often; annotator= names another" in capsys.readouterr().out
+
+
 def test_the_next_command_of_digits_is_the_demos(tmp_path):
     pairs = made(tmp_path / "pairs", 3, DIGIT_CAPTIONS[0])
     vote(pairs, "me", [("0000", "left")])

@@ -15,6 +15,8 @@ from diffusers import DiffusionPipeline
 from rlhf_images.checkpoint import save_checkpoint
 from rlhf_images.cli import run
 from rlhf_images.data import digits, encode
+from rlhf_images.generators.tiny import TinyConfig
+from rlhf_images.pretrain import PretrainConfig
 
 SMALL = [
     "size=8",
@@ -59,6 +61,11 @@ def terminated_after():
     for thread in threads:
         thread.join(20)
     signal.signal(signal.SIGTERM, before)
+
+
+def test_a_model_without_a_resolution_is_told_so():
+    with pytest.raises(ValueError, match=r"model\.channels: no resolution"):
+        PretrainConfig(data="digits", out="x", size=16, model=TinyConfig(channels=()))
 
 
 def test_stopped_anywhere_and_continued_is_never_stopped(tmp_path, terminated_after, capfd):

@@ -400,3 +400,12 @@ def test_an_alarm_is_counted_in_the_verdict_and_shown_with_its_pictures_and_its_
         assert words in told.text
     assert {"base: a cat", "step 5: a cat"} <= set(told.values("alt"))
     assert "runaway" in Elements(page(quiet)).text  # what was looked for in vain is named
+
+
+def test_what_another_guidance_draws_is_told_beside_the_usual():
+    scores = {"base": {"reward": 0.1, "utility": None}, "tuned": {"reward": 0.52, "utility": 1.25}}
+    told = content(run={"config": {"generator": {"guidance": 1.0}}})
+    told = replace(told, summary={**told.summary, "other_guidance": {"guidance": 4.5, **scores}})
+    (note,) = [notice.text for notice in verdict(told).notices if "guidance" in notice.text]
+    assert note == "With guidance 4.50 instead of 1.00, base to tuned: reward 0.100 to 0.520, utility – to 1.25."
+    assert note in page(told)

@@ -23,6 +23,7 @@ class Config:
     steps: int = 3
     part: Part = field(default_factory=Part)
     prompts: tuple[str, ...] = ("a", "ü")
+    out: str = "run"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -48,7 +49,7 @@ def test_a_new_run_says_what_was_asked_and_by_what(tmp_path):
     run.save(pictures=5)
     record = read_record(folder)
     assert record["stage"] == "paint"
-    assert record["config"] == {"steps": 3, "part": {"rank": 4}, "prompts": ["a", "ü"]}
+    assert record["config"] == {"steps": 3, "part": {"rank": 4}, "prompts": ["a", "ü"], "out": "run"}
     assert record["finished"] is False
     assert record["pictures"] == 5
     assert record["versions"].keys() == {"python", *runs.PACKAGES}
@@ -84,6 +85,15 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     Run("paint", Config(), tmp_path / "run").save()
     message = refused(tmp_path / "run", "paint", Config(steps=4, part=Part(8)))
     assert "already holds another run (part.rank 4→8; steps 3→4)" in message
+
+
+def test_a_folder_that_moved_or_is_written_otherwise_is_the_same_run(tmp_path):
+    Run("paint", Config(), tmp_path / "run").save(finished=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    again = Run("paint", Config(out=f"{tmp_path}/moved/"), tmp_path / "moved")
+    assert again.finished
+    assert again.record["config"]["out"] == f"{tmp_path}/moved/"
+    assert not again.changed
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "folder/deep.txt"])

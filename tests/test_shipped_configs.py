@@ -14,6 +14,7 @@ from rlhf_images.config import find, shipped
 
 FAMILY = {
     "digits": "SD3",
+    "sprites": "SD3",
     "programmatic": "SD3",
     "scorers": "SD3",
     "remote": "SD3",

@@ -61,10 +61,15 @@ def log(out: Path | str) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(("seconds", "images_per"))} for row in rows]
 
 
+def tuned_tensors(out: Path | str) -> dict[str, torch.Tensor]:
+    """Return the tuned weights of a finished run."""
+    (file,) = [*Path(out).glob("*.safetensors"), *Path(out).glob("transformer/*.safetensors")]
+    return load_file(file)
+
+
 def tuned(out: Path | str) -> dict[str, bytes]:
     """Return the tuned weights of a finished run, bit by bit."""
-    (file,) = [*Path(out).glob("*.safetensors"), *Path(out).glob("transformer/*.safetensors")]
-    return {name: value.numpy().tobytes() for name, value in load_file(file).items()}
+    return {name: value.numpy().tobytes() for name, value in tuned_tensors(out).items()}
 
 
 def end(out: Path | str) -> dict[str, object]:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from ..pictures import Judged
     from ..reward import Reward
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
-"""Of the files that are taken from a folder."""
-
 
 def add(stages: Stages) -> None:
     """Add the command."""
@@ -27,7 +24,11 @@ def add(stages: Stages) -> None:
     score.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
     prompts = score.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", help="what all of them were drawn for (default: nothing)")
-    prompts.add_argument("--prompts", metavar="FILE", help="a text file with the prompt of each picture, one a line")
+    prompts.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="the prompt of each picture: one a line, .jsonl, .json, .csv or .tsv",
+    )
     score.add_argument("--json", action="store_true", help="a line of JSON a picture")
     score.set_defaults(run=_score)
 
@@ -80,6 +81,8 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _pictures(path: Path) -> list[Path]:
     """Return ``path``, or the pictures in it in the order of their names."""
+    from ..preferences.folder import ENDINGS
+
     if not path.is_dir():
         return [path]
     found = sorted(inner for inner in path.iterdir() if inner.suffix.lower() in ENDINGS)
@@ -91,10 +94,11 @@ def _pictures(path: Path) -> list[Path]:
 def _prompts(options: argparse.Namespace, paths: list[Path]) -> list[str]:
     if options.prompts is None:
         return [options.prompt or ""] * len(paths)
-    try:
-        prompts = Path(options.prompts).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--prompts {options.prompts}: cannot be read ({error})") from None
+    from ..prompt_files import read_prompt_file
+
+    prompts = read_prompt_file(options.prompts)
+    while prompts and not prompts[-1]:
+        prompts.pop()
     if len(prompts) != len(paths):
-        raise BadInput(f"--prompts {options.prompts}: {len(prompts)} lines for {len(paths)} pictures; one each")
+        raise BadInput(f"--prompts {options.prompts}: {len(prompts)} prompts for {len(paths)} pictures; one each")
     return prompts

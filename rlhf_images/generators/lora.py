@@ -10,14 +10,13 @@ import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from ..config import Count
 from ..errors import BadInput
 from ..math.path import Path
-from .loading import check, denoiser_of
+from .loading import UNREADABLE, check, denoiser_of
 from .pipeline import Generator
 from .settings import GeneratorConfig
 
@@ -99,31 +98,48 @@ def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) ->
 
 
 def load_trained(generator: Generator, folder: File) -> None:
-    """Put weights written by `save_trained`, or a file of adapters, into ``generator``, as a user would."""
-    if folder.is_file():
-        _load_file(generator, folder)
-    elif (folder / "pytorch_lora_weights.safetensors").is_file():
-        generator.pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
-    elif (folder / "adapter_model.safetensors").is_file():
-        PeftModel.from_pretrained(generator.denoiser, folder)  # which adds them to the network in its place
-    elif (folder / generator.component).is_dir():
-        kind: Any = type(generator.denoiser)
-        loaded = kind.from_pretrained(folder / generator.component, use_safetensors=True)
-        generator.denoiser.load_state_dict(loaded.state_dict())
-    else:
-        raise BadInput(f"{folder}: no tuned weights in it")
+    """Put weights written by `save_trained`, or a file of adapters, into ``generator``, as a user would.
+
+    ``folder`` may also be the one in which such a run lies. Raises `BadInput` for weights that do not fit.
+    """
+    found = folder if folder.is_file() or _tuned(generator, folder) else _run_in(generator, folder)
+    if found.is_file() and not knows_lora(generator):
+        raise BadInput(f"{found}: {type(generator.pipe).__name__} reads no LoRA files; give a folder with its adapters")
+    try:
+        _put(generator, found)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{found}: cannot be put on {generator.config.path} ({reason})") from None
     generator.denoiser.requires_grad_(False).eval()
 
 
-def _load_file(generator: Generator, file: File) -> None:
-    """Put the adapters of one file into ``generator``, whoever wrote it. Raises `BadInput` where they do not fit."""
-    if not knows_lora(generator):
-        raise BadInput(f"{file}: {type(generator.pipe).__name__} reads no LoRA files; give a folder with its adapters")
-    try:
-        generator.pipe.load_lora_weights(file.parent, weight_name=file.name)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{file}: cannot be put on {generator.config.path} ({reason})") from None
+def _put(generator: Generator, found: File) -> None:
+    """Load what `_tuned` names, or a file of adapters whoever wrote it."""
+    if found.is_file():
+        generator.pipe.load_lora_weights(found.parent, weight_name=found.name)
+    elif (found / "pytorch_lora_weights.safetensors").is_file():
+        generator.pipe.load_lora_weights(found, weight_name="pytorch_lora_weights.safetensors")
+    elif (found / "adapter_model.safetensors").is_file():
+        PeftModel.from_pretrained(generator.denoiser, found)  # which adds them to the network in its place
+    else:
+        kind: Any = type(generator.denoiser)
+        loaded = kind.from_pretrained(found / generator.component, use_safetensors=True)
+        generator.denoiser.load_state_dict(loaded.state_dict())
+
+
+def _tuned(generator: Generator, folder: File) -> bool:
+    """Return whether `save_trained` wrote into ``folder``."""
+    files = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+    return any((folder / name).is_file() for name in files) or (folder / generator.component).is_dir()
+
+
+def _run_in(generator: Generator, folder: File) -> File:
+    """Return the one run with tuned weights in ``folder``, which is none itself."""
+    inner = [path.parent for path in sorted(folder.glob("*/run.json")) if _tuned(generator, path.parent)]
+    if len(inner) != 1 or (folder / "run.json").is_file():
+        why = f"tuned weights in {len(inner)} of its folders" if inner[1:] else "no tuned weights in it"
+        raise BadInput(f"{folder}: {why}; give the folder of a finetune run that has finished, or a LoRA: tuned=RUN")
+    return inner[0]
 
 
 def knows_lora(generator: Generator) -> bool:

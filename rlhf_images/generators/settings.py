@@ -30,7 +30,7 @@ SECTIONED = {
 class GeneratorConfig:
     """Which pipeline, and how it is called: the same in every stage, so that all sample alike.
 
-    The fields after `call` change where and how it is computed, never what (see docs/generators.md).
+    The fields after `call` change where and how it is computed, never what (see docs/pipelines.md).
     """
 
     path: str

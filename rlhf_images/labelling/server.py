@@ -48,7 +48,7 @@ def serve(
     door = Door(host, listening.getsockname()[1], token)
     try:
         server = prepared(application(assignment, door, annotator, next_step))
-        address = _address(door)
+        address = f"{reached_at(door)}/" + (f"?token={door.token}" if door.token else "")
         say(f"label at {address}\nCtrl-C ends; every vote is on disk, and the same command continues")
         if open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
@@ -98,11 +98,11 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _address(door: Door) -> str:
-    """Return what to open in a browser, token included."""
+def reached_at(door: Door) -> str:
+    """Return the address at which others reach what listens there: by this machine's name, if on all its addresses."""
     host = socket.gethostname() if door.host in ANYWHERE else door.host
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{door.port}/" + (f"?token={door.token}" if door.token else "")
+    return f"http://{shown}:{door.port}"
 
 
 def _has_screen() -> bool:

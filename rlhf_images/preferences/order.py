@@ -54,9 +54,9 @@ def most_informative_first(
 ) -> list[str]:
     """Return the ids of all ``pairs``, the most informative first: greedily D-optimal (Fedorov 1972).
 
-    ``told (P, K)`` has a row u for each pair, √(p (1 − p)) · Σ^½ (x_left − x_right): a vote on it adds u uᵀ to the
-    information, in units in which the model's posterior has the covariance I. What a pair adds to the logarithm of the
-    determinant is log(1 + uᵀ A⁻¹ u), A being what the pairs before it have told.
+    ``told (P, K)`` has a row u for each pair, √E[p (1 − p)] · Σ^½ (x_left − x_right): a vote on it adds u uᵀ to the
+    information, in units in which the model's posterior has the covariance I. What a pair adds to the logarithm of
+    the determinant is log(1 + uᵀ A⁻¹ u), A being what the pairs before it have told.
     """
     u = np.asarray(told, dtype=np.float32)
     if u.ndim != 2 or len(u) != len(pairs) or not np.isfinite(u).all():

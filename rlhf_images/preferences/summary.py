@@ -82,7 +82,7 @@ class Summary:
     alpha_ordinal: float | None
     """The same from left much better to right much better."""
     decided: int
-    """Votes for left or right."""
+    """Votes for left or right, of people if any voted; the comparison and the ranking are theirs too."""
     detectable: float
     """The smallest win rate that so many decided votes tell from ½ with 80 % power; 1 where none."""
     votes_needed: dict[str, int]
@@ -100,24 +100,26 @@ class Summary:
 def summarise(pairs: Pairs, gold: Mapping[str, Choice] | None = None, *, people_only: bool = False) -> Summary:
     """Return the summary of the round of ``pairs``; ``gold`` are the known answers of some of them.
 
-    ``people_only`` leaves out what scripts said.
+    What the round has decided is what people said, where any did; ``people_only`` leaves out scripts altogether.
     """
     known = {pair.pair for pair in pairs.pairs}
     events = [event for event in standing(pairs.store.events()) if event.pair in known]
     if people_only:
         events = [event for event in events if not is_script(event.annotator)]
     votes, repeats = newest(events, again=False), newest(events, again=True)
-    decided = [vote for vote in votes if vote.choice in ("left", "right")]
+    by_people = [vote for vote in votes if not is_script(vote.annotator)]
+    telling = by_people or votes  # a script's taste is the answer only where no person gave one
+    decided = [vote for vote in telling if vote.choice in ("left", "right")]
     people = sorted({event.annotator for event in events})
-    alone = len({vote.annotator for vote in votes}) < 2
-    comparison, ranking = _sources(pairs, votes)
+    alone = len({vote.annotator for vote in by_people}) < 2
+    comparison, ranking = _sources(pairs, telling)
     return Summary(
         votes=len(votes),
         pairs=len(pairs.pairs),
         labelled=len({vote.pair for vote in votes}),
         annotators=tuple(_annotator(name, events, votes, repeats, gold or {}) for name in people),
-        alpha=None if alone else krippendorff_alpha(votes),
-        alpha_ordinal=None if alone else krippendorff_alpha(votes, ordinal=True),
+        alpha=None if alone else krippendorff_alpha(by_people),
+        alpha_ordinal=None if alone else krippendorff_alpha(by_people, ordinal=True),
         decided=len(decided),
         detectable=detectable(len(decided)),
         votes_needed={f"{rate:.2f}": votes_needed(rate) for rate in WIN_RATES},

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from .content import REWARD, Content
 from .scores import COLLAPSED, EXTRAPOLATED, Change, extrapolating, held_out, kept
-from .words import NBSP, number, percent, signed
+from .words import NBSP, finite, number, percent, places, signed
 
 
 @final
@@ -79,7 +79,24 @@ def notes(content: Content, changes: Sequence[Change]) -> list[Notice]:
     low, high = content.summary.get("win_rate_ci") or (None, None)
     if low is not None and low == high:
         found.append("Every prompt gave the same rate: an interval without width, which is no proof for other prompts.")
+    other = content.summary.get("other_guidance")
+    if isinstance(other, dict):
+        found.append(_drawn_otherwise(content, other))
     return [Notice("note", text) for text in found]
+
+
+def _drawn_otherwise(content: Content, other: dict[str, Any]) -> str:
+    """Return the mean scores of both with another guidance than the one that all else here was drawn with."""
+    usual = content.run.get("config", {}).get("generator", {}).get("guidance", 1.0)
+    base, tuned = ({**(other.get(name) or {})} for name in ("base", "tuned"))
+    told = []
+    for name in base:
+        decimals = places(finite(base[name]), finite(tuned.get(name)))
+        told.append(f"{name} {number(base[name], decimals)} to {number(tuned.get(name), decimals)}")
+    return (
+        f"With guidance {number(other.get('guidance'))} instead of {number(usual)}, {content.names[0]} to"
+        f" {content.names[1]}: {', '.join(told)}."
+    )
 
 
 def checked(content: Content, changes: Sequence[Change]) -> str:

@@ -122,6 +122,17 @@ def test_two_sources_are_compared_and_ranked(tmp_path):
     assert "'tuned' preferred to 'base' in 75.0% of 40 votes" in told(found)
 
 
+def test_scripts_neither_agree_with_people_nor_outvote_them(tmp_path):
+    pairs = pairs_of(tmp_path / "pairs", 40, ("base", "tuned"))
+    pairs.store.add([event("vote", f"{i:03d}", "scripted:bold", "left") for i in range(40)])
+    found = summarise(pairs)
+    assert (found.alpha, found.decided, found.comparison.win_rate.value) == (None, 40, 0)
+    pairs.store.add([event("vote", f"{i:03d}", choice="right") for i in range(8)])
+    found = summarise(pairs)
+    assert (found.alpha, found.decided, found.comparison.win_rate.value) == (None, 8, 1)
+    assert (found.votes, next(iter(found.ranking))) == (48, "tuned")
+
+
 def test_who_still_votes_is_told_nothing_of_whose_pictures_win(tmp_path):
     pairs = pairs_of(tmp_path / "pairs", 40, ("base", "tuned"))
     pairs.store.add([event("vote", f"{i:03d}", choice="right") for i in range(20)])

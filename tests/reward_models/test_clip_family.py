@@ -16,7 +16,7 @@ from reward_models.architecture import built, new_towers, tokens
 from reward_models.clip_preference import HEAD, WEIGHTS, ClipPreference, Network
 from reward_models.comparisons import Comparisons, Split, compared, split
 from reward_models.family import Lesson
-from reward_models.pair_training import Ended, Eye, PairTraining, averaged, log_loss, watched, weights
+from reward_models.pair_training import Ended, Eye, PairTraining, averaged, log_loss, passes, watched, weights
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_clip import ClipConfig, adapted, open_towers
 from rlhf_images import config as configs
@@ -290,6 +290,13 @@ def test_micro_size_changes_nothing(votes):
     start = ClipPreference(new_towers(TINY)).score(**given).mean
     assert (scores[0] - start).abs().max() > 0.05
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"), [(1000, (16, 8)), (128, (16, 8)), (113, (16, 7)), (97, (16, 6)), (5, (5, 1)), (1, (1, 1))]
+)
+def test_a_number_of_pairs_with_no_divisors_does_not_cost_a_pass_each(pairs, expected):
+    assert passes(PairTraining(batch=128, micro_size=16), pairs) == expected
 
 
 def test_log_loss_is_of_the_weighted_pairs(votes):

@@ -19,7 +19,7 @@ from reward_models.image_statistics import image_statistics, oklab
 from reward_models.train import train_reward
 from reward_models.train_head import features_of, learn
 from rlhf_images.data import DIGIT_CAPTIONS, digits
-from rlhf_images.doubts import doubtful_first
+from rlhf_images.doubts import doubtful_first, expected_information
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences import Event, Pairs
 
@@ -272,3 +272,17 @@ def test_a_large_picture_is_measured_as_a_small_one():
     found = [image_statistics(images) for images in (large, larger)]
     for name in found[0]:
         assert float(found[0][name]) == pytest.approx(float(found[1][name]), abs=0.02), name
+
+
+def test_what_a_vote_is_expected_to_tell_is_the_mean_over_the_posterior():
+    """Against 200,001 places of the Gaussian: the approximation is of the mean slope, not of the slope at the mean."""
+    place = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
+    chance = torch.exp(-place.square() / 2)
+    for margin in (0.0, 1.0, -3.0):
+        for std in (0.1, 1.0, 4.0):
+            p = torch.sigmoid(margin + std * place)
+            mean = float((chance * p * (1 - p)).sum() / chance.sum())
+            between = torch.tensor([[0.6, 0.8]], dtype=torch.float64) * std
+            told = expected_information(torch.tensor([margin], dtype=torch.float64), between)
+            assert float(told.square().sum()) / std**2 == pytest.approx(mean, rel=0.2)
+            torch.testing.assert_close(told / told.norm(), between / std)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import random
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from reward_server_for_tests import BEHAVIOURS, SPOILS_ONE, reward_server, serve
 
 import reward_models
 from reward_models.remote import TOKEN, Remote
+from reward_models.serve import serve_reward
 from reward_models.web import Service, printable
 from rlhf_images.data import decode, encode
 from rlhf_images.errors import BadInput
@@ -241,6 +243,12 @@ def test_a_picture_that_is_none_has_no_score_and_the_others_have():
     assert "not a picture" in bad["error"]
     assert "mean" not in bad
     assert (right["id"], right["valid"], right["mean"]) == ("1", True, pytest.approx(0.2, abs=1e-6))
+
+
+def test_served_to_others_it_names_an_address_that_they_can_use(monkeypatch, capsys):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    serve_reward(reward_models.load("brightness"), "brightness", host="0.0.0.0", port=0, token=None)
+    assert f"reward: remote@http://{socket.gethostname()}:" in capsys.readouterr().out
 
 
 def test_the_command_serves_in_a_process_of_its_own(images):

@@ -59,8 +59,12 @@ def test_prompts_are_one_a_picture(pictures, capsys, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(DIGIT_CAPTIONS[:3]) + "\n")
     assert run(["score", "legibility", str(pictures), "--prompts", str(file)]) == 0
-    capsys.readouterr()
-    for text, says in (("one\n", "1 lines for 3 pictures"), (None, "cannot be read")):
+    rows = file.with_suffix(".jsonl")
+    rows.write_text("".join(json.dumps({"prompt": caption}) + "\n" for caption in DIGIT_CAPTIONS[:3]))
+    told = capsys.readouterr().out
+    assert run(["score", "legibility", str(pictures), "--prompts", str(rows)]) == 0
+    assert capsys.readouterr().out == told  # and not the scores of three lines of JSON
+    for text, says in (("one\n", "1 prompts for 3 pictures"), (None, "no such prompt file")):
         file.unlink() if text is None else file.write_text(text)
         assert run(["score", "legibility", str(pictures), "--prompts", str(file)]) == 2
         assert says in capsys.readouterr().err

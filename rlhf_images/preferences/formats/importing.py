@@ -7,6 +7,7 @@ pictures are named by their content, pairs are the same if they compare the same
 import hashlib
 import json
 import os
+import shlex
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def import_pairs(
         reason = f"the first reason: {intake.aside[0][0]}: {intake.aside[0][1]}" if intake.aside else "it has no rows"
         raise BadInput(f"{source}: no pair in it can be used as '{name}' ({reason}); nothing was changed")
     intake.finish(store_url)
-    intake.tell()
+    intake.tell(store_url)
 
 
 @final
@@ -178,7 +179,7 @@ class Intake:
                 raise BadInput(f"{self.folder}: somebody is labelling it now; import when they have stopped")
             return [event for _, event in writing.events()]
 
-    def tell(self) -> None:
+    def tell(self, store_url: str | None) -> None:
         """Say what went in and what did not."""
         for place, reason in self.aside[:SHOWN]:
             say(f"set aside: {place}: {reason}")
@@ -190,9 +191,12 @@ class Intake:
         new = len(self.pairs) - len(self.before)
         votes = sum(event.type == "vote" and not event.again for event in standing(self._events()))
         nameless = sum(counts.total for counts in self.counts.values())
+        learn = ["rlhf-images", "train-reward", "sd35_medium/reward.yaml", f"pairs={self.folder}"]
+        learn += [f"store={Store(store_url).name}"] if store_url else []
+        next_step = shlex.join([*learn, f"out={self.folder.parent / 'reward'}"])
         say(
             f"{self.folder}: {new} new pairs of {len(self.taken)}, {votes} votes of named annotators, {nameless:g} of"
-            f" unknown ones, {len(self.aside)} set aside; next: rlhf-images train-reward, or label {self.folder}"
+            f" unknown ones, {len(self.aside)} set aside; next: {next_step}, or label {self.folder}"
         )
 
     def _read(self, reference: Reference) -> tuple[str, bytes]:
