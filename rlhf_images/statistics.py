@@ -181,7 +181,9 @@ def _centred(image: ArrayLike) -> NDArray[np.float64]:
 def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``values (…, S)`` averaged by area to ``(…, min(S, 32))``: the integral's steps between the new edges."""
     size = values.shape[-1]
-    edges = np.linspace(0, size, min(size, DIVERSITY_SIDE) + 1)
+    if size <= DIVERSITY_SIDE:
+        return values
+    edges = np.linspace(0, size, DIVERSITY_SIDE + 1)
     whole = np.minimum(edges.astype(np.int64), size - 1)
     before = np.cumsum(values, axis=-1)[..., whole] - values[..., whole]
     averages: NDArray[np.float64] = np.diff(before + (edges - whole) * values[..., whole]) / np.diff(edges)
