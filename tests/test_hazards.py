@@ -1,7 +1,8 @@
 """The numerical hazards of this literature, each with the test that would see it; those without another home are here.
 
 next x rounded to 16 bits, its log-probability not
-    test_before_the_first_update_every_ratio_is_exactly_one, test_half_precision_keeps_latents_in_float32_and_replays_exactly
+    test_before_the_first_update_every_ratio_is_exactly_one,
+    test_half_precision_keeps_latents_in_float32_and_replays_exactly
 rollout and training in other batches
     test_another_micro_size_than_the_rollout_s_leaves_the_ratio_at_one
 a KL built without gradient
