@@ -1,7 +1,7 @@
 """Stage `evaluate` for any generators: pipelines, runs, checkpoints, LoRA files, on the same prompts and seeds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,11 @@ def _weights_in(path: Path) -> bool:
         return False
     parts = ("transformer", "unet")
     return any((path / name).is_file() for name in ADAPTERS) or any((path / part).is_dir() for part in parts)
+
+
+def prompts_of(sources: Iterable[str]) -> str | tuple[str, ...] | None:
+    """Return the prompts by which the first finetune run among ``sources`` is evaluated; None where none is a run."""
+    return next((run[1].evaluation.prompts for source in sources if (run := _run_of(source)) is not None), None)
 
 
 def pairs_of(texts: list[str], option: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
-from rlhf_images.report.of_run import compared, content_of
+from rlhf_images.recorded import of_run
+from rlhf_images.report.of_run import _against_base, compared, content_of, find_run
 
 PROMPTS = ["a cat", "a dog", "a fox"]
 
@@ -89,6 +91,16 @@ def test_a_pipeline_a_run_a_checkpoint_and_a_lora_file_meet_on_the_same_noise(ro
     (tmp_path / "out/report.html").unlink()
     assert run(["report", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/report.html").read_text() == page
+
+
+def test_the_command_that_the_report_gives_for_an_earlier_step_is_one(root):
+    told = _against_base(root / "tuned", str(root / "plain"), 1, of_run(root / "tuned"))
+    assert run([*shlex.split(told)[1:], "--seeds", "2"]) == 0
+    found = compared(root / "tuned/against_step_1")
+    assert list(found) == ["base", "step 1", "last"]
+    assert found["base"].names == of_run(root / "tuned")[0].names  # the run's prompts, where none are given
+    assert all((found["step 1"].thumbnails != found[name].thumbnails).any() for name in ("base", "last"))
+    assert find_run(root / "tuned")[0] == root / "tuned"  # and it is in nobody's way
 
 
 def test_what_keeps_no_weights_is_not_taken_for_the_end_of_its_run(root, tmp_path, capsys):

@@ -137,7 +137,8 @@ def test_the_page_tells_each_round_in_numbers_and_pictures(tmp_path):
         write_json(tuned / "run.json", {"stage": "finetune", "config": config, "seconds": 1.0, "finished": True})
         for place in (0, 1):
             images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(place * number))
-            evaluation = Evaluation(["a <b>cat</b>", "a dog"] * 2, list(range(4)), images, {})
+            scores = {"utility": torch.arange(4.0) / 100 + place * number}
+            evaluation = Evaluation(["a <b>cat</b>", "a dog"] * 2, list(range(4)), images, scores)
             recorded.record(tuned / COMPARED / f"{place:03d}", evaluation, range(4))
         entries = [{"name": name, "folder": f"{place:03d}"} for place, name in enumerate(("base", "tuned"))]
         write_json(tuned / COMPARED / "compared.json", {"generators": entries})
@@ -151,6 +152,8 @@ def test_the_page_tells_each_round_in_numbers_and_pictures(tmp_path):
         "70\u00a0%",
         "41–83",
         "1\u00a0min 1\u00a0s",
+        "<td>+1.000 <small>+1.000 to +1.000</small></td>",
+        "Against round 1, round 2 bought a higher ‘utility’.",
     ):
         assert words in html
     assert "a &lt;b&gt;cat" in html

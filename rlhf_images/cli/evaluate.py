@@ -33,7 +33,9 @@ def add(stages: Stages) -> None:
         metavar="NAME=SOURCE",
         help="the base first: a pipeline, a finetune run, its best or evaluations/step_…, or a LoRA file",
     )
-    several.add_argument("--prompts", metavar="FILE", help="text, JSON, JSON lines, CSV or TSV; or digits")
+    several.add_argument(
+        "--prompts", metavar="FILE", help="text, JSON, JSON lines, CSV or TSV; or digits (default: the run's)"
+    )
     several.add_argument("--judges", nargs="+", metavar="NAME=REWARD", help="what scores the pictures")
     several.add_argument("--deciding", metavar="NAME", help="the judge whose preference is a win")
     several.add_argument("--seeds", type=int, metavar="N", help="pictures of each prompt (default: 24)")
@@ -69,20 +71,22 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _tree(options: argparse.Namespace) -> dict[str, object]:
     """Return the options as the tree of an `EvaluateConfig`."""
-    from ..evaluate_generators import as_tree, pairs_of
+    from ..evaluate_generators import as_tree, pairs_of, prompts_of
 
-    for name in ("prompts", "out"):
-        if getattr(options, name) is None:
+    generators = pairs_of(options.generators, "--generators")
+    prompts = options.prompts or prompts_of(generators.values())
+    for name, given in (("prompts", prompts), ("out", options.out)):
+        if given is None:
             raise BadInput(f"--generators: which {name}? Add --{name}")
     evaluation = {
-        "prompts": options.prompts,
+        "prompts": prompts,
         "judges": pairs_of(options.judges, "--judges") if options.judges else None,
         "deciding": options.deciding,
         "final_seeds_per_prompt": options.seeds,
     }
     return as_tree(
         {
-            "generators": pairs_of(options.generators, "--generators"),
+            "generators": generators,
             "out": options.out,
             "evaluation": as_tree(evaluation),
             "guidances": options.guidances,

@@ -127,7 +127,7 @@ def _against_base(run: Path, base: str | None, step: int | None, evaluations: Se
     if base is None or not folders or not any(folders[0].glob("*.safetensors")):
         return None
     named = (f"base={base}", f"step {step}={folders[0]}", f"last={run}")
-    return shlex.join(["rlhf-images", "evaluate", "--generators", *named, "--out", f"{run}_step_{step}"])
+    return shlex.join(["rlhf-images", "evaluate", "--generators", *named, "--out", f"{run}/against_step_{step}"])
 
 
 def _shown(raised: Sequence[Alarm], evaluations: Sequence[Recorded]) -> list[Raised]:

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 from markupsafe import Markup
 
 from ..files import write_atomically
 from ..preferences.pairs import Pairs
+from ..recorded import Recorded
 from ..runs import read_record
+from ..statistics import Estimate, mean_estimate
 from .gallery import address
 from .of_run import compared, read_json
 from .page import environment, source
@@ -35,6 +39,8 @@ class Round:
     rate_ci: tuple[float, float] | None
     scores: dict[str, tuple[float | None, float | None]]
     """Held-out judge or ``diversity`` → base, tuned."""
+    gained: Estimate | None
+    """Mean change of the deciding judge's score against the generator of the round before; None for the first."""
     seconds: float | None
     report: str
     """Path of its own report, from the page."""
@@ -42,10 +48,11 @@ class Round:
 
 def write_rounds(folder: Path, number: int) -> Path:
     """Write the report on rounds 1 to ``number`` of the loop in ``folder``, and return its path."""
-    rounds = [_round(folder / f"round_{n}") for n in range(1, number + 1)]
     drawn = [compared(folder / f"round_{n}" / "tuned") for n in range(1, number + 1)]
     templates = environment()
     judge = read_json(folder / f"round_{number}" / "summary.json")["judge"]
+    gains = [None, *(_gained(now["tuned"], before["tuned"], judge) for before, now in pairwise(drawn))]
+    rounds = [_round(folder / f"round_{n}", gained) for n, gained in enumerate(gains, 1)]
     html = templates.get_template("rounds.html").render(
         title=str(folder),
         judge=judge,
@@ -59,7 +66,7 @@ def write_rounds(folder: Path, number: int) -> Path:
     return folder / "report.html"
 
 
-def _round(folder: Path) -> Round:
+def _round(folder: Path, gained: Estimate | None) -> Round:
     summary, card = read_json(folder / "summary.json"), {}
     if (folder / "reward" / "card.json").is_file():
         card = read_json(folder / "reward" / "card.json")
@@ -73,9 +80,21 @@ def _round(folder: Path) -> Round:
         rate=finite(summary.get("win_rate")),
         rate_ci=_interval(summary.get("win_rate_ci")),
         scores={name: (finite(summary[f"{name}_base"]), finite(summary[f"{name}_tuned"])) for name in names},
+        gained=gained,
         seconds=finite((summary.get("seconds") or {}).get("total")),
         report=f"{folder.name}/report.html",
     )
+
+
+def _gained(now: Recorded, before: Recorded, judge: str) -> Estimate | None:
+    """Return how much higher ``judge`` scores the pictures ``now``, by the same prompts and seeds."""
+    if judge not in now.scores or judge not in before.scores or now.names != before.names:
+        return None
+    rows = min(now.count, before.count)
+    change = now.scores[judge][:rows] - before.scores[judge][:rows]
+    known = np.isfinite(change)
+    prompts = [prompt for prompt, use in zip(now.prompts, known, strict=False) if use]
+    return mean_estimate(change[known], prompts) if prompts else None
 
 
 def _rows(drawn: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
