@@ -226,7 +226,10 @@ def _beyond(series: Sequence[Recorded], number: int) -> _Finding | None:
     now, highest = series[number], series[number].highest_labelled
     if highest is None or REWARD not in now.scores:
         return None
-    share = float(np.nanmean(now.scores[REWARD] > highest))
+    scores = now.scores[REWARD][np.isfinite(now.scores[REWARD])]
+    if not len(scores):
+        return None
+    share = float(np.mean(scores > highest))
     if share <= BEYOND:
         return None
     return _Finding(f"{share:.0%} of the pictures score above all that were ever labelled", now.scores[REWARD])

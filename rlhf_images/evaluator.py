@@ -159,11 +159,7 @@ class Evaluator:
 
     def _highest_labelled(self) -> float | None:
         reward = self.judges.get("reward")
-        return (
-            float(reward.reference[-1])
-            if reward is not None and reward.can.trainable and len(reward.reference)
-            else None
-        )
+        return float(reward.reference.max()) if reward is not None and len(reward.reference) else None
 
     def _features(self, drawn: Drawn) -> tuple[Tensor | None, str | None]:
         """Return what one judge sees in the pictures, on every process: a held-out one if any sees, else the reward."""

@@ -122,6 +122,13 @@ def test_a_reward_off_its_data_is_told(scans, tmp_path):
     above = {"reward": np.where(np.arange(60) < 15, 2.0, 0.0)}
     series = [seen(tmp_path, i, scans[0], scores=s, highest_labelled=1.0) for i, s in enumerate((score, above, above))]
     assert [alarm.name for alarm in alarms(series)] == ["beyond what was labelled"]
+    few = {"reward": np.where(np.arange(60) < 10, 2.0, 0.0)}
+    failed = {"reward": np.where(np.arange(60) < 30, few["reward"], np.nan)}  # of half it says nothing: 10 of 30
+    for scores, told in ((few, []), (failed, ["beyond what was labelled"])):
+        series = [
+            seen(tmp_path, i, scans[0], scores=s, highest_labelled=1.0) for i, s in enumerate((score, scores, scores))
+        ]
+        assert [alarm.name for alarm in alarms(series)] == told
 
 
 def test_a_run_that_runs_away_is_told(scans, tmp_path):
