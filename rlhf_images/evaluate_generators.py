@@ -13,15 +13,13 @@ from .evaluate import STAGES, conclude, config_of, decided, draw, find_run
 from .evaluator import EvaluationConfig, Evaluator
 from .finetune_config import TuningConfig
 from .generators import Generator, GeneratorConfig
-from .generators.lora import load_trained
+from .generators.lora import ADAPTERS, load_trained
 from .processes import Processes
 from .progress import say
 from .reference import adopt, kept
 from .report.summary import summarise
 from .reward import Reward, RewardSpec
 from .runs import Run, elapsed, read_record
-
-ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 @final

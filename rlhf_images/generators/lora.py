@@ -22,6 +22,8 @@ from .settings import GeneratorConfig
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""What `save_trained` calls a file of adapters: diffusers' name, or peft's where the pipeline knows no LoRA."""
 
 
 @final
@@ -129,8 +131,7 @@ def _put(generator: Generator, found: File) -> None:
 
 def _tuned(generator: Generator, folder: File) -> bool:
     """Return whether `save_trained` wrote into ``folder``."""
-    files = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-    return any((folder / name).is_file() for name in files) or (folder / generator.component).is_dir()
+    return any((folder / name).is_file() for name in ADAPTERS) or (folder / generator.component).is_dir()
 
 
 def _run_in(generator: Generator, folder: File) -> File:
