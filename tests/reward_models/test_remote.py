@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +97,7 @@ def test_a_server_that_is_gone_is_not_asked_patiently_again_and_again(images):
 
 def test_pauses_double_and_differ(monkeypatch):
     waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr("reward_models.web.time", SimpleNamespace(sleep=waited.append))
     service = Service.at("http://127.0.0.1:1?attempts=12", TOKEN)
     random.seed(0)
     for _ in range(200):
