@@ -20,12 +20,13 @@ import torch
 
 from reward_models import load
 from rlhf_images.config import build
-from rlhf_images.finetune import Parts, _assembled, _resumed
+from rlhf_images.finetune import Parts, _assembled
 from rlhf_images.finetune_config import FIELDS, FinetuneConfig
 from rlhf_images.generators import Generator, loading, tiny
 from rlhf_images.policy import Policy
 from rlhf_images.processes import Processes
 from rlhf_images.runs import Run
+from rlhf_images.tuning import resumed
 
 PROMPTS = [f"a handwritten {word}" for word in ["zero", "one", "two", "three", "four", "five", "six", "seven"]]
 
@@ -60,7 +61,7 @@ def started(folder: Path) -> Parts:
     }
     config, processes = build(FinetuneConfig, values, "benchmark"), Processes()
     parts = _assembled(config, load, processes, Run("finetune", config, config.out, fields=FIELDS))
-    _resumed(parts)
+    resumed(parts)
     return parts
 
 

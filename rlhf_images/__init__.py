@@ -8,8 +8,8 @@ Three ideas keep it small. (1) Any pipeline is one `Generator`: its own ``__call
 (2) A network's output is read once, into ``Prediction(x0, eps)``; a step of sampling is a ``Gaussian(mean, std)``.
 (3) After scoring, diffusion RL is supervised learning: rollout → advantages → examples → loss.
 
-Reading order: `finetune.learn` (the loop's body), `algorithms.nft` (an algorithm), `math.path`, `math.objectives` (its
-mathematics), `generators.pipeline` and `generators.scheduler` (any pipeline), `policy` (an update), then the stages
-`pretrain`, `generate`, `label`, `reward_models.train` and `evaluate`. `cli` is the one roof over this package and
-`reward_models`, which rests on it.
+Reading order: `finetune.learn` (the body of the loop) and `tuning` (the rounds of a run), `algorithms.nft` (an
+algorithm), `math.path`, `math.objectives` (its mathematics), `generators.pipeline` and `generators.scheduler` (any
+pipeline), `policy` (an update), then the stages `pretrain`, `generate`, `label`, `reward_models.train` and `evaluate`.
+`cli` is the one roof over this package and `reward_models`, which rests on it.
 """

@@ -24,7 +24,6 @@ from .config import Count, Positive
 from .errors import BadInput, Stop
 from .evaluator import Evaluator
 from .files import write_json
-from .finetune import Tuning, rounds
 from .finetune_config import TuningConfig
 from .generators import Generator
 from .generators.lora import check_trainable, make_trainable
@@ -40,6 +39,7 @@ from .reward import Reward, RewardSpec
 from .runs import Run
 from .snapshots import Snapshots
 from .track import Clock, Log, check_trackers
+from .tuning import Tuning, rounds
 
 
 @final

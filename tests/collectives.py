@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed
 
-from rlhf_images import finetune
+from rlhf_images import finetune, tuning
 from rlhf_images.efficiency import Efficiency
 from rlhf_images.processes import Processes
 
@@ -71,7 +71,7 @@ def _only_what_is_compared() -> None:
         begin(self, *arguments)
         self._counted = 0
 
-    Efficiency.__init__, finetune.refresh = uncounted, lambda folder: None
+    Efficiency.__init__, tuning.refresh = uncounted, lambda folder: None
 
 
 def _bytes(name: str, args: tuple[object, ...]) -> int:

@@ -144,7 +144,7 @@ def test_the_page_of_a_run_is_there_from_the_first_evaluation_on_and_names_the_b
         pages.append(content_of(folder))
         return write(folder)
 
-    monkeypatch.setattr(sys.modules["rlhf_images.finetune"], "refresh", kept)
+    monkeypatch.setattr(sys.modules["rlhf_images.tuning"], "refresh", kept)
     run(config, evaluation={**config["evaluation"], "judges": {"contrast": "contrast"}, "deciding": "contrast"})
     out = Path(config["out"])
     assert [page.unfinished for page in pages] == ["step 0 of 4", "step 2 of 4", "step 4 of 4", ""]
