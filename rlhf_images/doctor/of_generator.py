@@ -14,7 +14,7 @@ from ..algorithms.policy_gradient import PolicyGradient
 from ..finetune import ADVANTAGES
 from ..generators import Generator
 from ..generators.lora import load_trained, save_trained
-from ..generators.truncation import cuts
+from ..generators.truncation import by_all, told
 from ..math.kernels import Gaussian, Kernel
 from ..prompt_statistics import PromptStatistics
 from ..randomness import Randomness
@@ -161,20 +161,13 @@ def round_trip(patient: Patient) -> Finding:
 
 def truncation(patient: Patient) -> Finding:
     """No prompt is longer than every text encoder reads."""
-    by_encoder = cuts(patient.generator, patient.prompts)
-    told = []
-    for name, lost in by_encoder.items():
-        if lost:
-            worst = max(lost, key=lambda prompt: lost[prompt])
-            told.append(
-                f"{name} cuts {len(lost)} of {len(set(patient.prompts))}, up to {lost[worst]} tokens ('{worst[:30]}…')"
-            )
-    everywhere = set.intersection(*(set(lost) for lost in by_encoder.values())) if by_encoder else set()
-    if everywhere:
-        seen = f"{len(everywhere)} are cut by every encoder: {'; '.join(told)}"
+    cut, number = patient.generator.cut, len(set(patient.prompts))
+    short = by_all(cut)
+    if short:
+        seen = f"{len(short)} of {number} are cut by every encoder: {told(cut)}"
         return Finding.bad("prompts", seen, "shorten them, or raise generator.call.max_sequence_length")
-    whole = f"each is read whole by {'some' if told else 'every'} encoder"
-    return Finding.good("prompts", f"{whole}{': ' if told else ''}{'; '.join(told)}")
+    words = f"each of {number} is read whole by some encoder: {told(cut)}" if told(cut) else "all are read whole"
+    return Finding.good("prompts", words)
 
 
 def _gradient(patient: Patient, algorithm: Any) -> Tensor:

@@ -102,6 +102,12 @@ def from_bytes(data: bytes) -> Any:
         raise ValueError(f"no prompt encoding ({error})") from None
 
 
+def fingerprint(encoding: Any) -> str:
+    """Return a hash of all that is in ``encoding``."""
+    tensors: list[Tensor] = []
+    return digest([json.dumps(_layout(encoding, tensors)), *tensors])
+
+
 def digest(parts: Sequence[str | Tensor]) -> str:
     """Return the SHA-256 of texts and of tensors' types, shapes and bytes."""
     found = hashlib.sha256()

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..errors import BadInput
 from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Path, Prediction
-from ..progress import progress
+from ..progress import is_main, progress, say
+from . import encodings
 from .batches import Parts, in_parts, same, whole
 from .inverse import encoded, instead_of_decoding, solved
 from .loading import load_pipeline
@@ -29,6 +30,7 @@ from .prompt_folder import PromptFolder
 from .prompts_cache import Apart, PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
 from .settings import GeneratorConfig, call_settings
+from .truncation import Cuts, by_all, cuts, told
 from .unsuitable import why_not
 
 
@@ -74,6 +76,8 @@ class Generator:
         if config.offload_vae:
             offload_vae(pipe, self.denoiser)
         self._mixes: bool | None = None
+        self.cut: Cuts = {}
+        """What its text encoders do not read of the prompts that it was to `remember`, on the main process."""
 
     @classmethod
     def load(cls, config: GeneratorConfig, device: torch.device | str = "cpu") -> "Generator":
@@ -107,16 +111,18 @@ class Generator:
         return {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
 
     def remember(self, prompts: Sequence[str]) -> None:
-        """Encode all ``prompts`` of a run now, if the text encoders do not stay or there is a folder to keep them in.
+        """Say which ``prompts`` of a run are cut short, and encode them all now, if the text encoders do not stay.
 
-        With ``text_encoders: drop`` no other can come after that. Each process of a launch begins elsewhere, so that in
-        a folder of encodings they find one another's.
+        Or if there is a folder to keep them in. With ``text_encoders: drop`` no other can come after that. Each process
+        of a launch begins elsewhere, so that in a folder of encodings they find one another's.
         """
-        if self.config.text_encoders == "keep" and self.config.prompt_cache is None:
-            return
         unique = list(dict.fromkeys(prompts))
-        start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
         with self._encoders.held():
+            if is_main() and unique:
+                self._say_cuts(unique)
+            if self.config.text_encoders == "keep" and self.config.prompt_cache is None:
+                return
+            start = len(unique) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
             for prompt in progress(unique[start:] + unique[:start], "encode prompts"):
                 self.encode_prompts([prompt])
             self.encode_prompts(
@@ -140,10 +146,8 @@ class Generator:
         def work(rows: list[int]) -> Trajectory:
             return self._sampled([prompts[i] for i in rows], [generators[i] for i in rows], kernel, drawn)
 
-        try:
+        with self._refusals():
             parts = in_parts(list(range(len(prompts))), work)
-        except ValueError as error:  # what a pipeline's own check of its inputs raises
-            raise BadInput(f"{self.config.path}: {type(self.pipe).__name__}: {' '.join(str(error).split())}") from error
         return parts[0][1] if len(parts) == 1 else _joined(parts)
 
     def predict(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:
@@ -246,6 +250,37 @@ class Generator:
 
         with suppress(Caught, Apart):
             self._run(Empty(self.schedule), prompts, leave, num_inference_steps=1, output_type="latent")
+
+    def _say_cuts(self, prompts: list[str]) -> None:
+        """Look which of ``prompts`` are not read to their end, past the memory of encodings, and say it."""
+        encode = self.pipe.encode_prompt.encode
+
+        def encoded(prompt: str) -> str:
+            made: list[Any] = []
+
+            def heard(*args: Any, **kwargs: Any) -> Any:
+                made.append(encode(*args, **kwargs))
+                return made[-1]
+
+            with _standing_in(self.pipe, {"encode_prompt": heard}):
+                self.encode_prompts([prompt])
+            return encodings.fingerprint(made[0])
+
+        with self._encoders.at_hand(), torch.no_grad(), self._refusals():
+            self.cut = cuts(self.pipe, encoded, prompts)
+        if told(self.cut):
+            short = len(by_all(self.cut))
+            whole = f"{short} are read to their end by none" if short else "another reads them to their end"
+            say(f"of {len(prompts)} prompts {told(self.cut)}; {whole}")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Within its ``with``, what the pipeline's own check of its inputs refuses is bad input."""
+        try:
+            yield
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            raise BadInput(f"{self.config.path}: {type(self.pipe).__name__}: {text}") from error
 
     def _blank(self, prompts: Sequence[str]) -> Tensor:
         """Return zeros in the place of the latents of a batch of ``prompts``, as the scheduler sees them."""
