@@ -60,4 +60,4 @@ def _unfolded(x: Tensor) -> bool:
 
 def _columns(weight: Tensor, y: Tensor) -> int:
     """Return the bytes of an unfolded picture: a kernel's inputs for each number of a channel of ``y``."""
-    return prod((*weight.shape[1:], *y.shape[2:])) * y.element_size()
+    return int(prod((*weight.shape[1:], *y.shape[2:]))) * y.element_size()
