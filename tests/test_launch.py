@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from rlhf_images.processes import Processes
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
-COUNTS = {"cpu": 2, "one_gpu": 1, "ddp": 8, "two_nodes": 16}
+COUNTS = {"cpu": 2, "deepspeed_zero2": 8, "one_gpu": 1, "ddp": 8, "two_nodes": 16}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -85,6 +86,15 @@ def test_every_config_is_read_as_it_is_meant():
 
 def test_two_processes_of_one_machine(config):
     ended(launched(config, "--config_file", "configs/accelerate/cpu.yaml"))
+    assert told(config.parent) == ["process_0_of_2", "process_1_of_2"]
+    assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra: [deepspeed]")
+def test_two_processes_with_a_share_of_the_moments_each(config):
+    here = ["--config_file", "configs/accelerate/deepspeed_zero2.yaml", "--num_processes", "2"]
+    ended(launched(config, *here))
     assert told(config.parent) == ["process_0_of_2", "process_1_of_2"]
     assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
 
