@@ -34,6 +34,8 @@ class Card:
     launch: float = LAUNCH
     """Seconds that one operation takes at least."""
     measured: bool = False
+    cpu: bool = False
+    """Whether it is no card at all, so that convolutions copy what they are given."""
 
     def rate(self, dtype: torch.dtype) -> float:
         """Return the FLOP/s that matrix products of ``dtype`` can be expected to reach."""
@@ -82,6 +84,7 @@ def this_machine(device: torch.device) -> Card:
         link=10 * GB,
         launch=operation_seconds(device),
         measured=True,
+        cpu=not cuda,
     )
 
 

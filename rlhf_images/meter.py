@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from .workspace import held_at_most
+
 META = torch.device("meta")
 CPU = torch.device("cpu")
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -66,10 +68,14 @@ class Work:
 
 @final
 class Meter(TorchDispatchMode):
-    """Counts what runs in its ``with`` as `work`; of storage made there, ``live`` bytes now and ``peak`` at most."""
+    """Counts what runs in its ``with`` as `work`; of storage made there, ``live`` bytes now and ``peak`` at most.
 
-    def __init__(self) -> None:
+    With ``cpu``, the peak is that of a CPU, whose convolutions copy what they are given.
+    """
+
+    def __init__(self, *, cpu: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._cpu = cpu
         self._work = Work()
         self._traffic = 0
         self.live = self.peak = 0
@@ -145,6 +151,8 @@ class Meter(TorchDispatchMode):
         return result
 
     def _count(self, inputs: list[Tensor], result: Any, cost: "_Cost | None") -> None:
+        if cost is not None and self._cpu:
+            self.peak = max(self.peak, self.live + cost.held)
         before = {tensor.untyped_storage()._cdata for tensor in inputs}
         for tensor in _tensors(result if isinstance(result, tuple | list) else (result,)):
             if tensor.untyped_storage()._cdata not in before:
@@ -212,6 +220,8 @@ class _Cost:
     dtype: torch.dtype
     flops: int
     moved: int
+    held: int
+    """Bytes at its peak, on a CPU; 0 if no more than what it returns."""
 
     @classmethod
     def of(cls, func: Any, args: Any, given: Any, inputs: list[Tensor], result: Any) -> "_Cost | None":
@@ -223,7 +233,7 @@ class _Cost:
         formula = flop_registry.get(func._overloadpacket)
         flops = int(formula(*args, **given, out_val=result)) if formula is not None else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *new))
-        return cls(inputs[0].dtype, flops, moved)
+        return cls(inputs[0].dtype, flops, moved, held_at_most(func, args, result))
 
 
 @final

@@ -145,7 +145,7 @@ class Plan:
 
 def plan(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], card: Card, processes: int) -> Plan:
     """Return the plan of ``config`` on ``processes`` cards."""
-    return Plan(config, card, processes, rehearse(config, load_reward))
+    return Plan(config, card, processes, rehearse(config, load_reward, cpu=card.cpu))
 
 
 def changes(made: Plan, load_reward: Callable[[RewardSpec], Reward]) -> list[str]:
@@ -172,7 +172,7 @@ def changes(made: Plan, load_reward: Callable[[RewardSpec], Reward]) -> list[str
             return found
         counted_anew = changed.micro_size != made.config.micro_size or changed.generator.recompute_activations
         try:
-            rehearsal = rehearse(changed, load_reward) if counted_anew else made.rehearsal
+            rehearsal = rehearse(changed, load_reward, cpu=made.card.cpu) if counted_anew else made.rehearsal
         except BadInput:  # a network that cannot recompute
             continue
         made = replace(made, config=changed, rehearsal=rehearsal)

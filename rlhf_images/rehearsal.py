@@ -62,13 +62,18 @@ class Rehearsal:
     example: int
     sampling_peak: int
     """Bytes that come and go while ``micro`` pictures are sampled, decoded and scored."""
+    decoding_peak: int
+    """Of these, bytes that come and go while they are decoded."""
     learning_peak: int
     """Bytes that come and go in a forward and backward of ``learnt`` examples: its activations."""
     assumptions: tuple[str, ...]
 
 
-def rehearse(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]) -> Rehearsal:
-    """Return what `finetune` with ``config`` would cost; reads configs and the reward, and no generator's weight."""
+def rehearse(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward], *, cpu: bool = False) -> Rehearsal:
+    """Return what `finetune` with ``config`` would cost; reads configs and the reward, and no generator's weight.
+
+    With ``cpu``, the bytes are those of a CPU, whose convolutions copy what they are given.
+    """
     assumptions: list[str] = []
     here = replace(config.generator, text_encoders="keep", offload_vae=False, compile=None, attention=None)
     check_trainable(here, config.lora)
@@ -80,10 +85,12 @@ def rehearse(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     reward = _reward(config, load_reward, assumptions)
     names = (*config.algorithm.snapshots(), *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, Processes())
-    return _counted(config, generator, policy, reward, _prompts(config, assumptions), assumptions)
+    laps = _Laps(cpu=cpu)
+    return _counted(laps, config, generator, policy, reward, _prompts(config, assumptions), assumptions)
 
 
 def _counted(
+    laps: "_Laps",
     config: FinetuneConfig,
     generator: Generator,
     policy: Policy,
@@ -92,7 +99,6 @@ def _counted(
     assumptions: list[str],
 ) -> Rehearsal:
     micro, randomness = len(prompts), Randomness(config.seed)
-    laps = _Laps()
     with laps.meter:
         generator.encode_prompts(prompts)
         encoding = laps.next()
@@ -135,6 +141,7 @@ def _counted(
         picture=held // micro,
         example=size_of(every) // max(len(every), 1),
         sampling_peak=max(sampling_peak - held, decoding_peak, scoring_peak),
+        decoding_peak=decoding_peak,
         learning_peak=max(learning_peak - 4 * trained, 0),
         assumptions=tuple(assumptions),
     )
@@ -144,8 +151,8 @@ def _counted(
 class _Laps:
     """Reads a meter at the end of each part of the rehearsal."""
 
-    def __init__(self) -> None:
-        self.meter = Meter()
+    def __init__(self, *, cpu: bool) -> None:
+        self.meter = Meter(cpu=cpu)
         self.peak = 0
         """Of the last part, above what was held when it began."""
         self._before, self._live = self.meter.work, 0

@@ -36,8 +36,9 @@ def disk(patient: Patient) -> Finding:
 def memory(patient: Patient) -> Finding:
     """One process of the run fits the device of this one."""
     device = patient.generator.device
-    rehearsal = rehearse(patient.config, patient.load_reward)
-    made = Plan(patient.config, this_machine(device), patient.policy.processes.count, rehearsal)
+    card = this_machine(device)
+    rehearsal = rehearse(patient.config, patient.load_reward, cpu=card.cpu)
+    made = Plan(patient.config, card, patient.policy.processes.count, rehearsal)
     needed = sum(made.memory().values())
     seen = f"{needed / GB:.2g} GB of {made.card.memory / GB:.3g} GB"
     if not made.fits:
