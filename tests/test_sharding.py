@@ -123,7 +123,7 @@ def test_stopped_and_continued_in_parts_or_whole_is_never_stopped(generator, tmp
     others = {"whole": ((2, 2, asks_for_fsdp), (4, 1, None)), "sharded": ((2, 1, None), (4, 2, asks_for_fsdp))}
     for name, parts in others.items():
         for row, other in zip(log(done(name, *parts)), log(never), strict=True):
-            assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+            assert {**row, "reward/sign": 0} == pytest.approx({**other, "reward/sign": 0}, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("point", ["loss", "gradient"])
