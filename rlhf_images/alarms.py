@@ -164,25 +164,26 @@ def _ratio(now: Recorded, base: Recorded, name: str) -> float:
 
 def _overlay(series: Sequence[Recorded], number: int) -> _Finding | None:
     now, base = series[number], series[0]
-    if now.mean.shape != base.mean.shape:
+    mean, before = now.mean, base.mean
+    if mean.shape != before.shape:
         return None
-    strength = signs.overlay(torch.from_numpy(now.mean), torch.from_numpy(base.mean), base.texture)
+    strength = signs.overlay(torch.from_numpy(mean), torch.from_numpy(before), base.texture)
     if strength <= OVERLAY:
         return None
-    pattern = now.thumbnails.mean(0) - base.thumbnails.mean(0)
+    ours, theirs = now.thumbnails, base.thumbnails
     rows = min(now.count, base.count)
-    shares = ((now.thumbnails[:rows] - base.thumbnails[:rows]) * pattern).sum((1, 2, 3))
+    shares = ((ours[:rows] - theirs[:rows]) * (ours.mean(0) - theirs.mean(0))).sum((1, 2, 3))
     return _Finding(f"one pattern over all pictures, {strength:.2f} times as strong as their own texture", shares)
 
 
 def _collapse(series: Sequence[Recorded], number: int) -> _Finding | None:
-    now, base = (diversity(seen.thumbnails, seen.prompts) for seen in (series[number], series[0]))
+    seen, thumbnails = series[number], series[number].thumbnails
+    now, base = diversity(thumbnails, seen.prompts), diversity(series[0].thumbnails, series[0].prompts)
     if now >= COLLAPSED * base:
         return None
-    seen = series[number]
     names = np.arange(seen.count) % len(seen.names)
-    centres = np.stack([seen.thumbnails[names == name].mean(0) for name in range(len(seen.names))])[names]
-    near = -np.square(seen.thumbnails - centres).mean((1, 2, 3))
+    centres = np.stack([thumbnails[names == name].mean(0) for name in range(len(seen.names))])[names]
+    near = -np.square(thumbnails - centres).mean((1, 2, 3))
     return _Finding(f"the pictures of a prompt keep {now / base:.0%} of the base's diversity", near)
 
 
@@ -239,7 +240,7 @@ def _runaway(series: Sequence[Recorded], number: int) -> _Finding | None:
     """Two faces: as far in one evaluation as in all before it, and most of the reward's gain lost in one."""
     if number < SPLIT:
         return None
-    gone = [recorded.drift(seen, series[0])["distance"] for seen in series[number - 1 : number + 1]]
+    gone = [recorded.distance(seen, series[0]) for seen in series[number - 1 : number + 1]]
     rewards = [float(np.nanmean(seen.scores[REWARD])) for seen in series[: number + 1] if REWARD in seen.scores]
     change = np.linalg.norm(
         (series[number].thumbnails - series[number - 1].thumbnails).reshape(series[number].count, -1), axis=1

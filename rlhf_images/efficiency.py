@@ -27,29 +27,38 @@ class Efficiency:
         self.device, self.flops = device, 0
         self._counted = 0 if config.compile is not None else min(steps, 2)
         self._begun = time.perf_counter()
-        self._steps: list[dict[str, float]] = []
+        self._taken = 0
+        self._spent = dict.fromkeys(STAGES, 0.0)
+        """Seconds of each stage, over all steps: nothing here grows with them."""
+        self._counting = 0.0
+        """Seconds of the step that was counted."""
 
     def step(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Return ``work()``, the metrics of a step, among them the seconds of its stages."""
-        if len(self._steps) + 1 == self._counted:
+        self._taken += 1
+        if self._taken == self._counted:
             with Meter() as meter:
                 metrics = work()
             self.flops = meter.work.flops
         else:
             metrics = work()
-        self._steps.append({f"seconds_{name}": metrics.get(f"seconds_{name}", 0.0) for name in STAGES})
+        seconds = {name: metrics.get(f"seconds_{name}", 0.0) for name in STAGES}
+        for name, value in seconds.items():
+            self._spent[name] += value
+        if self._taken == self._counted:
+            self._counting = sum(seconds.values())
         return metrics
 
     def summary(self) -> dict[str, float]:
         """Return FLOP/s reached and possible, their ``fraction``, and each stage's share of the wall time."""
         whole = time.perf_counter() - self._begun
-        spent = {name: sum(row.get(f"seconds_{name}", 0.0) for row in self._steps) for name in STAGES}
-        shares = {f"share_{name}": seconds / whole for name, seconds in spent.items()}
+        shares = {f"share_{name}": seconds / whole for name, seconds in self._spent.items()}
         found = {"seconds": whole, **shares, "share_other": 1 - sum(shares.values())}
         if not self.flops:
             return found
-        rows = [row for number, row in enumerate(self._steps, 1) if number != self._counted] or self._steps
-        seconds = sum(row.get(f"seconds_{name}", 0.0) for row in rows for name in STAGES) / len(rows)
+        seconds = sum(self._spent.values())
+        if self._taken > 1:
+            seconds = (seconds - self._counting) / (self._taken - 1)
         reached, possible = self.flops / seconds, matmul_rate(self.device, self.dtype)
         counted = {"flops_per_step": float(self.flops), "seconds_per_step": seconds}
         return {

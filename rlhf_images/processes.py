@@ -13,7 +13,7 @@ from typing import Any, final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
@@ -21,7 +21,7 @@ from .errors import BadInput, NonFinite, NotSaved, ProcessLost, RewardFailed, St
 from .generators import Generator
 from .heartbeat import Heartbeat
 from .lockstep import Lockstep
-from .sharding import check_options, shard
+from .sharding import read_options, shard
 from .snapshots import Snapshots
 
 READ = {"", "zero_stage", "deepspeed_multinode_launcher", "mixed_precision"}
@@ -61,10 +61,9 @@ class Processes:
         """Of DeepSpeed's ZeRO, which is in `partition`; 0 without."""
         self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         self._parent = os.getppid()
-        self._sharding = FullyShardedDataParallelPlugin() if _asked("FSDP") and self.count > 1 else None
+        self._sharding = read_options() if _asked("FSDP") else None
         self._lockstep: Lockstep | None = None
-        if self._sharding:
-            check_options(self._sharding)
+        if self._sharding and self.count > 1:
             self._pace: Any = distributed.new_group(backend="gloo")
 
     @property
@@ -92,13 +91,13 @@ class Processes:
 
         From then on it runs only where all processes run it: see `walk_in_step`. ``prompt`` is one that it knows.
         """
-        if self._sharding:
+        if self._sharding and self.count > 1:
             self._inputs = generator.inputs(prompt)
             shard(generator.denoiser, self._sharding, self.device, self.count)
 
     def walk_in_step(self, generator: Generator, snapshots: Snapshots) -> None:
         """Let processes with unequal work run a sharded denoiser together, until the end of the launch."""
-        if self._sharding:
+        if self._sharding and self.count > 1:
             self._lockstep = Lockstep(generator.denoiser, snapshots, self._inputs, self._largest)
 
     def backward(self, loss: Tensor) -> None:

@@ -22,8 +22,8 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from .data import decode, encode
@@ -35,6 +35,8 @@ from .statistics import distances, thumbnail
 
 FOLDER = "evaluations"
 """Where a run keeps the evaluations of its training."""
+TENSORS = "tensors.safetensors"
+"""The file of an evaluation's arrays."""
 LOSSLESS = 64
 """Pictures with a side below this are kept as PNG, others as WebP of quality `QUALITY`."""
 QUALITY = 80
@@ -56,24 +58,41 @@ class Recorded:
     """Judge → ``(N,)``; ``reward`` is the trained one."""
     stds: dict[str, NDArray[np.float64]]
     """How unsure a judge is of its scores, in their unit ``(N,)``; only of judges that can say."""
-    thumbnails: NDArray[np.float64]
-    """Every picture, averaged by area to at most 32×32: ``(N, 3, h, w)`` in [0, 1]."""
-    features: NDArray[np.float64] | None
-    """What the judge ``features_by`` sees in each picture, ``(N, D)``."""
+    count: int
+    """N."""
     features_by: str | None
+    """The judge that `features` are of."""
     signs: dict[str, NDArray[np.float64]]
     """What the alarms look at in each picture, by name ``(N,)``: see `signs`."""
-    mean: NDArray[np.float64]
-    """The mean of all N pictures, averaged by area to at most 256×256: ``(3, h', w')``."""
     texture: float
-    """Root mean square of what is finer than 3×3 pixels in the pictures that ``mean`` was taken of."""
+    """Root mean square of what is finer than 3×3 pixels in the pictures that `mean` was taken of."""
     highest_labelled: float | None
     """The trained reward's highest score of a picture that somebody labelled; None where it knows none."""
 
     @property
-    def count(self) -> int:
-        """Return N."""
-        return len(self.thumbnails)
+    def thumbnails(self) -> NDArray[np.float64]:
+        """Return every picture, averaged by area to at most 32×32: ``(N, 3, h, w)`` in [0, 1].
+
+        Read whenever asked for, as are the two below: a long run has many evaluations, and looks at each in its turn.
+        """
+        return self._array("thumbnails")
+
+    @property
+    def features(self) -> NDArray[np.float64] | None:
+        """Return what the judge ``features_by`` sees in each picture, ``(N, D)``."""
+        return self._array("features") if self.features_by else None
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Return the mean of all N pictures, averaged by area to at most 256×256: ``(3, h', w')``."""
+        return self._array("mean")
+
+    def _array(self, name: str) -> NDArray[np.float64]:
+        try:
+            with safe_open(self.folder / TENSORS, "np") as file:
+                return np.asarray(file.get_tensor(name), dtype=np.float64)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(self.folder, error) from None
 
     @property
     def prompts(self) -> list[str]:
@@ -124,7 +143,7 @@ def record(
         tensors = {"thumbnails": torch.from_numpy(thumbnails).half().contiguous(), "mean": shared.mean}
         if evaluation.features is not None:
             tensors["features"] = evaluation.features.float().contiguous()
-        write_atomically(staged / "tensors.safetensors", save(tensors), sync=False)
+        write_atomically(staged / TENSORS, save(tensors), sync=False)
         if more is not None:
             more(staged)
         os.sync()
@@ -152,15 +171,17 @@ def read(folder: Path) -> Recorded:
     """Return the evaluation in ``folder``. Raises `BadInput` for one that is missing or damaged."""
     try:
         told = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        tensors = load((folder / "tensors.safetensors").read_bytes())
-        thumbnails, features = tensors["thumbnails"], tensors.get("features")
+        with safe_open(folder / TENSORS, "np") as file:
+            count, arrays = int(file.get_slice("thumbnails").get_shape()[0]), set(file.keys())
         scores, stds, seen = (
             {str(name): np.array(column, dtype=np.float64) for name, column in told[kind].items()}
             for kind in ("scores", "stds", "signs")
         )
         columns = [*scores.values(), *stds.values(), *seen.values()]
-        if any(len(column) != len(thumbnails) for column in columns) or not told["prompts"]:
+        if any(len(column) != count for column in columns) or not told["prompts"]:
             raise ValueError("not one score a picture")
+        if not arrays >= {"mean"} | ({"features"} if told["features_by"] else set()):
+            raise ValueError("not every tensor is there")
         return Recorded(
             folder=folder,
             step=None if told["step"] is None else int(told["step"]),
@@ -168,16 +189,18 @@ def read(folder: Path) -> Recorded:
             kept=[int(row) for row in told["kept"]],
             scores=scores,
             stds=stds,
-            thumbnails=thumbnails.double().numpy(),
-            features=None if features is None else features.double().numpy(),
+            count=count,
             features_by=told["features_by"],
             signs=seen,
-            mean=tensors["mean"].double().numpy(),
             texture=float(told["texture"]),
             highest_labelled=None if told["highest_labelled"] is None else float(told["highest_labelled"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise BadInput(f"{folder}: no whole evaluation ({' '.join(str(error).split())[:200]})") from None
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> BadInput:
+    return BadInput(f"{folder}: no whole evaluation ({' '.join(str(error).split())[:200]})")
 
 
 def of_run(run: Path) -> list[Recorded]:
@@ -216,12 +239,18 @@ def drift(recorded: Recorded, base: Recorded) -> dict[str, float]:
 
     ``distance`` is 1 − the correlation of the pixels, ``feature_distance`` 1 − the cosine of the features.
     """
-    rows = min(recorded.count, base.count)
-    found = {"distance": float(distances(recorded.thumbnails[:rows], base.thumbnails[:rows]).mean())}
-    if recorded.features is not None and base.features is not None and recorded.features_by == base.features_by:
-        ours, theirs = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (recorded.features, base.features))
+    rows, found = min(recorded.count, base.count), {"distance": distance(recorded, base)}
+    features = recorded.features, base.features
+    if features[0] is not None and features[1] is not None and recorded.features_by == base.features_by:
+        ours, theirs = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in features if f is not None)
         found["feature_distance"] = float(1 - (ours[:rows] * theirs[:rows]).sum(1).mean())
     return found
+
+
+def distance(recorded: Recorded, base: Recorded) -> float:
+    """Return how far the pictures have gone from the ``base``'s, in pixels: see `drift`."""
+    rows = min(recorded.count, base.count)
+    return float(distances(recorded.thumbnails[:rows], base.thumbnails[:rows]).mean())
 
 
 def kept_rows(prompts: int, seeds: int, kept_prompts: int, kept_seeds: int) -> list[int]:

@@ -18,8 +18,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .errors import BadInput
 
 
-def check_options(options: FullyShardedDataParallelPlugin) -> None:
-    """Refuse what accelerate's config asks for and is not done."""
+def read_options() -> FullyShardedDataParallelPlugin:
+    """Return what accelerate's config asks for, as it left it in the environment; refuse what is not done."""
+    options = FullyShardedDataParallelPlugin()
     if options.fsdp_version != 2:
         raise BadInput("fsdp_config: version 1 is not supported; set fsdp_version: 2")
     if isinstance(options.cpu_offload, torch.distributed.fsdp.CPUOffloadPolicy):
@@ -29,6 +30,7 @@ def check_options(options: FullyShardedDataParallelPlugin) -> None:
             "fsdp_config: fsdp_activation_checkpointing is the run's own 'generator.recompute_activations'; set it to"
             " false here"
         )
+    return options
 
 
 def shard(network: Any, options: FullyShardedDataParallelPlugin, device: torch.device, count: int) -> None:
@@ -49,6 +51,11 @@ def shard(network: Any, options: FullyShardedDataParallelPlugin, device: torch.d
     if options.transformer_cls_names_to_wrap and not blocks:
         raise BadInput(f"fsdp_config: {type(network).__name__} has no block {', '.join(names)}; leave the names out")
     again = bool(options.reshard_after_forward)
+    if not (again or whole):
+        raise BadInput(
+            "fsdp_config: fsdp_reshard_after_forward: false is for adapters; where all weights are trained they change"
+            " between two forward passes; set it to true"
+        )
     for block in (*reversed(blocks), network):  # what lies within another comes first
         fully_shard(block, mesh=mesh, reshard_after_forward=again, ignored_params=whole)
     for module in network.modules():

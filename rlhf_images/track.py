@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
@@ -20,6 +21,9 @@ from .data import encode
 from .errors import BadInput
 from .files import sync_folder, write_atomically, write_json
 from .sampling import Rollout
+
+CHANGES = object()
+"""Stands for the value of what is not always the same."""
 
 
 @final
@@ -52,14 +56,28 @@ class Log:
         return read_rows(self.path)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a log, none where there is no file."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+def read_rows(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """Return the whole rows of a log, none where there is no file.
+
+    Of one with more than ``most`` lines only so many, evenly chosen with the first and the last, and besides them each
+    row in which a value first changes: what is the same in all that are returned never changed.
+    """
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        count = sum(1 for _ in file) if most is not None else 0
+    wanted = set(np.linspace(0, count - 1, most).round().astype(int).tolist()) if most and count > most else None
+    rows, same = list[dict[str, Any]](), dict[str, Any]()
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            changed = [key for key, value in row.items() if same.setdefault(key, value) not in (value, CHANGES)]
+            same |= dict.fromkeys(changed, CHANGES)
+            if wanted is None or number in wanted or changed:
+                rows.append(row)
     return rows
 
 

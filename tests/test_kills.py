@@ -4,6 +4,7 @@ Briefly in the normal suite: a process that kills itself at each of its writes. 
 random moments within the time that the whole run takes, to all processes as when a machine is taken away, or to one.
 """
 
+import gc
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from tiny_runs import WAYS, end, log, tiny_generator, values
 
 from rlhf_images.checkpoint import load_checkpoint
 from rlhf_images.errors import ProcessLost
+from rlhf_images.report import refresh
 
 LOST = ProcessLost.exit_code
 KILLS, TERMS, STOPS = 300, 100, 20
@@ -27,7 +29,7 @@ PIECES = 20
 
 
 def report(line: str) -> None:
-    """Say what a campaign has found, past pytest's capture."""
+    """Say what a campaign has found; ``pytest -s`` shows it."""
     os.write(2, f"\n{line}\n".encode())
 
 
@@ -162,21 +164,55 @@ def test_a_process_lost_at_random_moments(generator, tmp_path, number):
     report(f"{len(took)} processes lost by {number}; all out after {max(took):.1f} s at the most")
 
 
+def test_a_page_leaves_nothing_in_memory(generator, tmp_path):
+    """Its figures refer to themselves: 10,000 objects a page of the tiny run would wait for the collector."""
+    config = values(generator, tmp_path / "run")
+    assert launched("finetune", config).codes() == [0]
+    refresh(Path(config["out"]))
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(3):
+            refresh(Path(config["out"]))
+        assert len(gc.get_objects()) < before + 1000
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == 0
+
+
+def sizes(process: psutil.Process) -> tuple[float, float]:
+    """Return what a process alone has in memory, and all its memory that is no file, in MB.
+
+    The second says what is new in it. The first grows too when it writes to pages that it shares with the process that
+    it was forked from.
+    """
+    anonymous = (Path("/proc") / str(process.pid) / "status").read_text().partition("RssAnon:")[2].split()[0]
+    return process.memory_full_info().uss / 2**20, int(anonymous) / 2**10
+
+
 @pytest.mark.campaign
-def test_two_thousand_steps_need_no_more_memory_than_two_hundred(generator, tmp_path):
+@pytest.mark.parametrize("every", [500, 50])
+def test_two_thousand_steps_need_no_more_memory_than_two_hundred(generator, tmp_path, every):
+    """With few evaluations, and with forty: each writes a page of all so far."""
     config = values(generator, tmp_path / "run", steps=2000, checkpoint_every=100)
-    config["evaluation"]["every"] = 500
+    config["evaluation"]["every"] = every
     launch = launched("finetune", config)
-    process, rows, sizes = psutil.Process(launch.processes[0].pid), tmp_path / "run" / "metrics.jsonl", {}
+    process, rows = psutil.Process(launch.processes[0].pid), tmp_path / "run" / "metrics.jsonl"
+    found = dict[int, tuple[float, float]]()
     while launch.processes[0].exitcode is None:
         step = rows.read_text().count("\n") if rows.is_file() else 0
-        if step // 100 not in sizes:
+        if step // 100 not in found:
             try:
-                sizes[step // 100] = process.memory_full_info().uss
-            except psutil.Error:
+                found[step // 100] = sizes(process)
+            except (psutil.Error, OSError, IndexError):
                 break
         time.sleep(0.2)
     assert launch.codes() == [0], launch.said
-    early, late = (max(sizes[k] for k in sizes if k in part) for part in ((2, 3, 4, 5), (16, 17, 18, 19)))
-    report(f"memory by hundreds of steps, MB: { {k: round(v / 2**20, 1) for k, v in sizes.items()} }")
-    assert late < 1.01 * early, sizes
+    (own, early), (_, late) = (
+        (max(found[k][i] for k in found if k in part) for i in (0, 1)) for part in (range(2, 6), range(16, 20))
+    )
+    report(
+        f"memory by hundreds of steps, MB (own, anonymous): { {k: f'{a:.1f} {b:.1f}' for k, (a, b) in found.items()} }"
+    )
+    report(f"grown by {late - early:.1f} MB, {(late - early) / own:.2%} of its own {own:.1f} MB")
+    assert late - early < 0.01 * own, found

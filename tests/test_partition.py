@@ -12,7 +12,7 @@ import torch
 from forked import launched
 from safetensors.torch import load_file, save_file
 from test_processes import GROUP, PROMPTS
-from tiny_runs import log, tiny_generator, tuned_tensors, values
+from tiny_runs import end, log, tiny_generator, tuned_tensors, values
 
 from rlhf_images.algorithms import ALGORITHMS
 from rlhf_images.errors import BadInput, NonFinite
@@ -86,12 +86,18 @@ def test_partitioned_processes_learn_the_same(generator, tmp_path, name, stage, 
 
 @needs_deepspeed
 def test_a_run_goes_on_with_any_number_of_processes(generator, tmp_path):
-    """Two, then one, then two again, whose moments are put back where they belong."""
+    """Bit by bit with as many; else, two, then one, then two again, as one does: moments are put back to their place."""
+    zero = partial(asks_for_zero, 2)
     often = {"checkpoint_every": 1}
-    whole = run(config(generator, tmp_path / "whole", steps=3, **often), 1, alone)
-    for steps, count, before in [(1, 2, partial(asks_for_zero, 2)), (2, 1, alone), (3, 2, partial(asks_for_zero, 1))]:
-        parts = run(config(generator, tmp_path / "parts", steps=steps, **often), count, before)
-    assert_the_same(whole, parts)
+
+    def done(name: str, *parts: tuple[int, int, object]) -> Path:
+        for steps, count, before in parts:
+            run(config(generator, tmp_path / name, steps=steps, **often), count, before)
+        return tmp_path / name
+
+    never = done("never", (3, 2, zero))
+    assert end(done("again", (1, 2, zero), (3, 2, zero))) == end(never)
+    assert_the_same(done("others", (1, 2, zero), (2, 1, alone), (3, 2, partial(asks_for_zero, 1))), never)
 
 
 def reports(folder: str, rank: int) -> None:

@@ -19,6 +19,20 @@ def test_rows_come_back_in_order(tmp_path):
     assert log.rows() == read_rows(tmp_path / "a.jsonl") == rows
 
 
+def test_of_a_long_log_few_rows_are_read_and_what_never_changed_among_them_never_did(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    for step in range(1, 1001):
+        log.add({"step": step, "failures": float(step == 499), "same": 0.5, "noise": step / 7})
+    (tmp_path / "a.jsonl").write_bytes((tmp_path / "a.jsonl").read_bytes() + b'{"step": 10')
+    found = read_rows(tmp_path / "a.jsonl", 11)
+    steps = [row["step"] for row in found]
+    assert steps == sorted({1, 2, *range(101, 1000, 100), 499} - {1001})
+    assert {row["same"] for row in found} == {0.5}
+    assert {row["failures"] for row in found} == {0.0, 1.0}
+    assert read_rows(tmp_path / "a.jsonl", 2000) == log.rows()
+    assert len(log.rows()) == 1000
+
+
 def test_a_number_that_is_not_finite_is_null(tmp_path):
     log = Log(tmp_path / "a.jsonl")
     log.add({"step": 1, "a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5})

@@ -1,5 +1,6 @@
 """The report on a run from what lies in its folder, at any time: also while it is trained, and long after."""
 
+import gc
 import json
 import math
 import shlex
@@ -23,6 +24,8 @@ from .votes import votes_on
 
 COMPARED = "compared"
 """Where a finished comparison lies in a run's folder: ``compared.json`` names the generators, in order."""
+MAX_READ = 4000
+"""Steps whose metrics a page is made of; of more only so many are held in memory, evenly chosen."""
 MAX_COLUMNS = 8
 """Checkpoints in the gallery: the first, the best and the last, the others evenly chosen."""
 
@@ -50,11 +53,19 @@ def report(folder: Path) -> Path:
 
 
 def refresh(run: Path) -> None:
-    """Write the report on a run that goes on; what cannot be reported is said, and stops nothing."""
+    """Write the report on a run that goes on; what cannot be reported is said, and stops nothing.
+
+    matplotlib's figures refer to themselves: Python looks for such garbage when a quarter of all objects are new, which
+    with torch's half a million is many pages later. Here it is found at once, among what the page has made alone.
+    """
+    gc.freeze()
     try:
         report(run)
     except BadInput as error:
         say(f"no report yet: {error}")
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def content_of(folder: Path) -> Content:
@@ -81,7 +92,7 @@ def content_of(folder: Path) -> Content:
         title=str(folder),
         summary=summary,
         compared=_pairs(base, tuned, deciding),
-        metrics=read_rows(run / "metrics.jsonl"),
+        metrics=read_rows(run / "metrics.jsonl", MAX_READ),
         evaluations=read_rows(run / "evaluations.jsonl"),
         scores={
             name: (base.scores[name].tolist(), tuned.scores[name][: base.count].tolist())
@@ -180,11 +191,8 @@ def _pairs(base: Recorded, tuned: Recorded, deciding: str) -> list[Compared]:
     nothing = [math.nan] * base.count
     before, after = (list(found.scores.get(deciding, nothing)) for found in (base, tuned))
     rows = range(min(base.count, tuned.count))
-    prompts, seeds = base.prompts, base.seeds
-    return [
-        Compared(prompts[r], seeds[r], base.thumbnails[r], tuned.thumbnails[r], float(before[r]), float(after[r]))
-        for r in rows
-    ]
+    prompts, seeds, ours, theirs = base.prompts, base.seeds, tuned.thumbnails, base.thumbnails
+    return [Compared(prompts[r], seeds[r], theirs[r], ours[r], float(before[r]), float(after[r])) for r in rows]
 
 
 def _shots(recorded: Sequence[Recorded], deciding: str) -> list[Shot]:

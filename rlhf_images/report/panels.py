@@ -63,7 +63,7 @@ def thinned(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], str]:
     if len(rows) <= MAX_ROWS:
         return rows, ""
     picked = np.linspace(0, len(rows) - 1, MAX_ROWS).round().astype(int)
-    return [rows[i] for i in picked], f" {MAX_ROWS} of {len(rows)} steps, evenly chosen."
+    return [rows[i] for i in picked], f" {MAX_ROWS} of {rows[-1]['step']:.0f} steps, evenly chosen."
 
 
 def column(rows: Sequence[dict[str, float]], key: str) -> list[float]:
