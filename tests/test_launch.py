@@ -123,7 +123,6 @@ def test_two_machines_that_meet_on_one(config):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"configs/accelerate/fsdp2\.yaml"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         (

@@ -86,9 +86,9 @@ def test_partitioned_processes_learn_the_same(generator, tmp_path, name, stage, 
 
 @needs_deepspeed
 def test_a_run_goes_on_with_any_number_of_processes(generator, tmp_path):
-    """Bit by bit with as many; else, two, then one, then two again, as one does: moments are put back to their place."""
+    """Bit by bit with as many; two, then one, then two again as by another number: moments are put back in place."""
     zero = partial(asks_for_zero, 2)
-    often = {"checkpoint_every": 1}
+    often = {"checkpoint_every": 1, "evaluation": {"prompts": PROMPTS[:2], "seeds_per_prompt": 2, "every": 1}}
 
     def done(name: str, *parts: tuple[int, int, object]) -> Path:
         for steps, count, before in parts:
