@@ -207,10 +207,12 @@ def _assembled(
     generator = Generator.load(config.generator, processes.device)
     generator.remember([*lessons.prompts, *evaluator.prompts])
     make_trainable(generator, config.lora, config.seed)
+    times = generator.times(lessons.prompts[0]).cpu()
+    processes.shard(generator, lessons.prompts[0])
     names = ("reference", *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, processes)
     metrics, evaluations = (Log(run.folder / f"{name}.jsonl", writes=run.writes) for name in ("metrics", "evaluations"))
     return Offline(
         config, processes, run, judges["reward"], evaluator, policy, metrics, evaluations,
-        lessons, PromptStream(list(lessons.by_id), config.seed), generator.times(lessons.prompts[0]).cpu(),
+        lessons, PromptStream(list(lessons.by_id), config.seed), times,
     )  # fmt: skip

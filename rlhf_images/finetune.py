@@ -140,6 +140,7 @@ def _assembled(
     generator = Generator.load(config.generator, processes.device)
     generator.remember([*stream.prompts, *evaluator.prompts])
     make_trainable(generator, config.lora, config.seed)
+    processes.shard(generator, stream.prompts[0])
     names = (*config.algorithm.snapshots(), *(("average",) if config.average_decay else ()))
     policy = Policy(generator, names, config.optimizer, processes)
     statistics = PromptStatistics(config.prompt_statistics)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from .algorithms import Examples, Objective
-from .checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, prefixed, save_checkpoint, under
+from .checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, prefixed, under
 from .config import Fraction, Positive, Weight
 from .errors import BadInput, NonFinite
 from .generators import Generator
 from .processes import Processes
 from .reward import Reward
+from .sharding import gathered, like, local, whole
 from .snapshots import Snapshots
 
 LOSS_SCALES = (2.0**16, 2.0**10, 2.0**4, 1.0)
@@ -78,7 +79,7 @@ class Policy:
             for parameter in self.parameters.values():
                 if parameter.grad is not None and scale != 1:
                     parameter.grad.div_(scale)
-            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
             if math.isfinite(norm) or not math.isfinite(loss):
                 break
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -90,7 +91,8 @@ class Policy:
 
     def check(self) -> None:
         """Refuse weights that an update has made infinite: before they are sampled from, averaged or saved."""
-        norm = float(torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters.values()]))
+        weights = [parameter.detach() for parameter in self.parameters.values()]
+        norm = float(whole(torch.nn.utils.get_total_norm(weights)))
         if not math.isfinite(norm):
             raise NonFinite(f"norm of the weights {norm:g} after the update; the step was refused; try a smaller lr")
 
@@ -105,7 +107,7 @@ class Policy:
         sums, off = dict[str, float](), 0.0
         for micro in micros:
             losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
-            (losses.sum() * factor).backward()
+            self.processes.backward(losses.sum() * factor)
             for name, values in {**metrics, "loss": losses.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
             if "ratio" in metrics:
@@ -126,13 +128,13 @@ class Policy:
         """Return a ``with`` in which the generator has the weights to evaluate and save: the average, if kept."""
         return self.snapshots.use("average") if self.averaged else nullcontext()
 
-    def save(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint of ``step`` finished steps, with the run's own ``state`` of plain values."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that a checkpoint keeps, whole, on the main process. All have to ask; the others get nothing."""
         tensors: dict[str, Tensor] = prefixed("weights", self.parameters)
         for name, copy in self.snapshots.copies.items():
             tensors |= prefixed(f"snapshot {name}", copy)
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer, list(self.parameters)))
-        save_checkpoint(folder, step, tensors, state)
+        return gathered(tensors, keep=self.processes.is_main)
 
     @torch.no_grad()
     def restore(self, folder: Path) -> dict[str, Any]:
@@ -145,9 +147,13 @@ class Policy:
         if weights.keys() != self.parameters.keys():
             raise BadInput(f"{folder}: a checkpoint of other weights than this config trains; choose another 'out'")
         for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+            local(parameter).copy_(local(like(weights[name], parameter)))
         for name, copy in self.snapshots.copies.items():
             for key, value in under(f"snapshot {name}", tensors).items():
-                copy[key].copy_(value)
-        load_optimizer_tensors(self.optimizer, list(self.parameters), under("optimizer", tensors))
+                local(copy[key]).copy_(local(like(value, copy[key])))
+        moments = under("optimizer", tensors)
+        for key, value in moments.items():
+            if value.ndim:
+                moments[key] = like(value, self.parameters[key.rpartition("/")[0]])
+        load_optimizer_tensors(self.optimizer, list(self.parameters), moments)
         return state

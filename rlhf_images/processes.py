@@ -1,25 +1,33 @@
 """The processes of one launch: which slice of the global indices is mine, and what all of them have to agree on.
 
 Gradients are summed explicitly, once an update, so the pipeline keeps its plain denoiser: a distributed wrapper would
-hide the attributes that pipelines read, and would tie the number of forwards on one rank to that on another.
+hide the attributes that pipelines read, and would tie the number of forwards on one rank to that on another. Where a
+denoiser is too large for that, FSDP2 shards it (see `sharding`), and processes run it in step (see `lockstep`).
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from .errors import BadInput, NonFinite, NotSaved, ProcessLost, RewardFailed, Stop
+from .generators import Generator
 from .heartbeat import Heartbeat
+from .lockstep import Lockstep
+from .sharding import read_options, shard
+from .snapshots import Snapshots
 
-SHARDED = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
-"""What accelerate's launcher can ask for and we do not do, and the variable by which it does."""
+
+def _asked(name: str) -> bool:
+    """Return whether accelerate's launcher asks for ``name``."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
 
 
 @final
@@ -27,15 +35,20 @@ class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
 
     def __init__(self) -> None:
-        for name, variable in SHARDED.items():
-            if os.environ.get(variable, "").lower() == "true":
-                raise BadInput(
-                    f"{name}: what is trained is not sharded here, every process has a whole copy; launch with"
-                    " configs/accelerate/ddp.yaml, and adapters (lora) where all weights do not fit"
-                )
+        if _asked("DEEPSPEED"):
+            raise BadInput(
+                "DeepSpeed: it would bring an optimiser of its own; launch with configs/accelerate/fsdp2.yaml, which"
+                " shards as much"
+            )
+        if _asked("FSDP"):  # by which transformers and diffusers would load weights on the first process only
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
         self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         self._parent = os.getppid()
+        self._sharding = read_options() if _asked("FSDP") else None
+        self._lockstep: Lockstep | None = None
+        if self._sharding and self.count > 1:
+            self._pace: Any = distributed.new_group(backend="gloo")
 
     @property
     def device(self) -> torch.device:
@@ -57,6 +70,27 @@ class Processes:
         """Return the number of processes."""
         return int(self.accelerator.num_processes)
 
+    def shard(self, generator: Generator, prompt: str) -> None:
+        """Keep this process's part of the denoiser only, where accelerate's config asks for FSDP.
+
+        From then on it runs only where all processes run it: see `walk_in_step`. ``prompt`` is one that it knows.
+        """
+        if self._sharding and self.count > 1:
+            self._inputs = generator.inputs(prompt)
+            shard(generator.denoiser, self._sharding, self.device, self.count)
+
+    def walk_in_step(self, generator: Generator, snapshots: Snapshots) -> None:
+        """Let processes with unequal work run a sharded denoiser together, until the end of the launch."""
+        if self._sharding and self.count > 1:
+            self._lockstep = Lockstep(generator.denoiser, snapshots, self._inputs, self._largest)
+
+    def backward(self, loss: Tensor) -> None:
+        """Leave the gradient of ``loss``."""
+        if self._lockstep:
+            self._lockstep.backward(loss)
+        else:
+            loss.backward()
+
     def mine(self, total: int) -> range:
         """Return this process's contiguous slice of ``range(total)``; sizes differ by one at the most."""
         rank, count = self.rank, self.count
@@ -75,7 +109,7 @@ class Processes:
     def sum_gradients(self, parameters: Iterable[nn.Parameter], value: float) -> float:
         """Replace each gradient by its sum over the processes (a missing one is zero), and return the sum of ``value``.
 
-        One collective of all gradients and the value.
+        One collective of all gradients and the value. Those of sharded weights are sums already.
         """
         parameters = list(parameters)
         for parameter in parameters:
@@ -83,9 +117,10 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
         if self.count == 1:
             return value
-        parts = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-        flat = self._summed(torch.cat([*parts, parts[0].new_tensor([value])]))
-        for parameter, part in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
+        copies = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        parts = [parameter.grad.flatten() for parameter in copies if parameter.grad is not None]
+        flat = self._summed(torch.cat([*parts, torch.tensor([value], device=self.device)]))
+        for parameter, part in zip(copies, flat[:-1].split([p.numel() for p in copies]), strict=True):
             parameter.grad = part.view_as(parameter)
         return float(flat[-1])
 
@@ -160,8 +195,22 @@ class Processes:
         with self._together():
             return torch.as_tensor(self.accelerator.reduce(values, "sum"))
 
+    def _largest(self, number: int) -> int:
+        said = torch.tensor([number])
+        with self._all_there():
+            distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._pace)
+        return int(said)
+
     @contextmanager
     def _together(self) -> Iterator[None]:
+        """Meet the other processes, wherever they still have to run the denoiser, for a collective within ``with``."""
+        if self._lockstep:
+            self._lockstep.wait()
+        with self._all_there():
+            yield
+
+    @contextmanager
+    def _all_there(self) -> Iterator[None]:
         """Within its ``with``, a collective that fails because somebody is gone says so."""
         try:
             yield

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from . import recorded
 from .alarms import Alarm
+from .checkpoint import save_checkpoint
 from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
@@ -28,6 +30,7 @@ from .reference import adopt, keep, kept, measured
 from .report import refresh
 from .reward import Reward
 from .runs import Run
+from .sharding import gathered
 from .track import Log, start_trackers
 
 ROUNDING = 1e-5
@@ -69,6 +72,7 @@ def rounds(processes: Processes, assembled: Callable[[], Tuning], shown: str) ->
     with processes.watched():
         with processes.agreed():
             parts = assembled()
+        processes.walk_in_step(parts.policy.generator, parts.policy.snapshots)
         start = resumed(parts)
         spent = Efficiency(parts.config.steps - start, parts.config.generator, processes.device)
         with Interruption() as interruption:
@@ -159,11 +163,12 @@ def _measured(parts: Tuning) -> dict[str, list[float]]:
 
 def _checkpoint(parts: Tuning, done: int) -> None:
     """Save the run after ``done`` steps; what was logged of them is on disk before the checkpoint that follows it."""
+    tensors = parts.policy.tensors()
 
     def write() -> None:
         for log in (parts.metrics, parts.evaluations):
             log.sync()
-        parts.policy.save(parts.run.folder / "checkpoints", done, parts.state())
+        save_checkpoint(parts.run.folder / "checkpoints", done, tensors, parts.state())
         parts.run.save()
 
     parts.processes.written(write)
@@ -174,15 +179,27 @@ def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
     say(said(efficiency))
 
     def write() -> None:
-        with parts.policy.kept(), disk_errors(parts.run.folder):
-            save_trained(parts.policy.generator, parts.config.lora, parts.run.folder)
+        with disk_errors(parts.run.folder):
+            save(parts.run.folder)
         sync_tree(parts.run.folder)
         parts.run.save(finished=True, efficiency=efficiency)
         refresh(parts.run.folder)
         with suppress(BadInput):  # what cannot be read was said by the page
             model_card(parts.run.folder)
 
-    parts.processes.written(write)
+    with parts.policy.kept():
+        save = _saving(parts)
+        parts.processes.written(write)
+
+
+def _saving(parts: Tuning) -> Callable[[Path], None]:
+    """Return what writes the weights as they are now, whole, into a folder, on the main process."""
+    weights = gathered(parts.policy.parameters, keep=parts.processes.is_main)
+
+    def save(folder: Path) -> None:
+        save_trained(parts.policy.generator, parts.config.lora, folder, weights=weights)
+
+    return save
 
 
 def _ratio_said(off: float) -> str:
@@ -209,9 +226,10 @@ def _evaluate(parts: Tuning, done: int) -> list[Alarm]:
     run, raised = parts.run, list[Alarm]()
     with parts.policy.kept():
         evaluation = parts.evaluator.evaluate(parts.policy.generator, parts.config.evaluation.seeds_per_prompt)
+        save = _saving(parts)
 
         def write() -> None:
-            row, alarms = keep_evaluation(run.folder, parts.config, parts.policy.generator, evaluation, done)
+            row, alarms = keep_evaluation(run.folder, parts.config, save, evaluation, done)
             parts.evaluations.add({"step": done, **row})
             parts.processes.accelerator.log({f"evaluation/{name}": value for name, value in row.items()}, step=done)
             raised.extend(alarms)

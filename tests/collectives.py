@@ -14,6 +14,7 @@ from torch import distributed
 from rlhf_images import finetune, tuning
 from rlhf_images.efficiency import Efficiency
 from rlhf_images.processes import Processes
+from rlhf_images.sharding import whole
 
 NAMES = ("all_reduce", "all_gather_object", "all_gather", "broadcast", "reduce", "gather", "all_to_all", "barrier")
 
@@ -26,9 +27,8 @@ def observe(folder: str, rank: int) -> None:
     """
     os.environ["MKL_CBWR"] = "COMPATIBLE"
     _only_what_is_compared()
-    if rank != 0:
-        return
-    Path(folder).mkdir(parents=True)
+    if rank == 0:
+        Path(folder).mkdir(parents=True)
     learn, total, step, updates = finetune.learn, Processes.sum_gradients, list[tuple[str, int]](), [0]
 
     def observed(name: str) -> None:
@@ -45,6 +45,8 @@ def observe(folder: str, rank: int) -> None:
     def taken(parts: finetune.Parts, number: int) -> dict[str, float]:
         step.clear()
         metrics = learn(parts, number)
+        if rank != 0:
+            return metrics
         with Path(folder, "collectives.jsonl").open("a") as file:
             file.write(json.dumps(step) + "\n")
         return metrics
@@ -53,8 +55,9 @@ def observe(folder: str, rank: int) -> None:
     def summed(self: Processes, parameters: object, value: float) -> float:
         parameters = list(parameters)
         value = total(self, parameters, value)
-        gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
-        save_file({"gradient": gradient}, Path(folder, f"update_{updates[0]:03d}.safetensors"))
+        gradient = torch.cat([whole(parameter.grad).flatten() for parameter in parameters])
+        if rank == 0:
+            save_file({"gradient": gradient}, Path(folder, f"update_{updates[0]:03d}.safetensors"))
         updates[0] += 1
         return value
 

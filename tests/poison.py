@@ -12,6 +12,7 @@ from rlhf_images.algorithms.nft import NFT
 from rlhf_images.generators import loading
 from rlhf_images.policy import Policy
 from rlhf_images.processes import Processes
+from rlhf_images.sharding import local
 
 STEP = 1
 """The step of the run, counted from 0, in which they appear."""
@@ -45,7 +46,7 @@ def state(policy: Policy) -> list[torch.Tensor]:
     tensors += [value for copy in policy.snapshots.copies.values() for value in copy.values()]
     slots = policy.optimizer.state_dict()["state"].values()
     tensors += [torch.as_tensor(value) for slot in slots for value in slot.values()]
-    return [tensor.detach().clone() for tensor in tensors]
+    return [local(tensor.detach()).clone() for tensor in tensors]
 
 
 def latents(number: float) -> None:
@@ -113,7 +114,7 @@ def gradient(number: float) -> None:
 
     def poisoned(self: Processes, parameters: object, value: float) -> float:
         parameters = list(parameters)
-        parameters[0].grad.view(-1)[0] = number
+        local(parameters[0].grad).view(-1)[0] = number
         return total(self, parameters, value)
 
     Processes.sum_gradients = poisoned

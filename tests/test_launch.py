@@ -19,7 +19,7 @@ from rlhf_images.processes import Processes
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
-COUNTS = {"cpu": 2, "one_gpu": 1, "ddp": 8, "two_nodes": 16}
+COUNTS = {"cpu": 2, "one_gpu": 1, "ddp": 8, "fsdp2": 8, "two_nodes": 16}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -78,6 +78,7 @@ def test_every_config_is_read_as_it_is_meant():
         read, written = load_config_from_file(str(path)), yaml.safe_load(path.read_text())
         assert read.num_processes == COUNTS[path.stem]
         assert written.keys() <= vars(read).keys()
+        assert read.fsdp_config == written.get("fsdp_config", {})
         assert not read.use_cpu  # with which accelerate starts one process, however many are asked for
         command = launch_command_parser().parse_args(["--config_file", str(path), "scripts/finetune.py", "CONFIG"])
         assert (ROOT / command.training_script).is_file()
@@ -85,6 +86,12 @@ def test_every_config_is_read_as_it_is_meant():
 
 def test_two_processes_of_one_machine(config):
     ended(launched(config, "--config_file", "configs/accelerate/cpu.yaml"))
+    assert told(config.parent) == ["process_0_of_2", "process_1_of_2"]
+    assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_two_processes_that_share_the_weights(config):
+    ended(launched(config, "--config_file", "configs/accelerate/fsdp2.yaml", "--num_processes", "2"))
     assert told(config.parent) == ["process_0_of_2", "process_1_of_2"]
     assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
 
@@ -103,8 +110,20 @@ def test_two_machines_that_meet_on_one(config):
     assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_what_is_not_done_is_refused_and_never_pretended(variable, monkeypatch):
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(BadInput, match=r"configs/accelerate/ddp\.yaml"):
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"configs/accelerate/fsdp2\.yaml"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            r"generator\.recompute_activations",
+        ),
+    ],
+)
+def test_what_is_not_done_is_refused_and_never_pretended(asked, words, monkeypatch):
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=words):
         Processes()

@@ -2,6 +2,7 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any, final
@@ -11,7 +12,8 @@ from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from ..config import Count
 from ..errors import BadInput
@@ -75,8 +77,10 @@ def make_trainable(generator: Generator, lora: LoraConfig | None, seed: int) -> 
         parameter.data = parameter.data.float()
 
 
-def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) -> None:
-    """Write what was trained as others read it.
+def save_trained(
+    generator: Generator, lora: LoraConfig | None, folder: File, *, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write what was trained as others read it; ``weights``, whole, where the denoiser has only its part of them.
 
     Adapters: ``pipe.load_lora_weights(folder)``, or ``PeftModel.from_pretrained(pipe.transformer, folder)`` for the few
     pipelines that know no LoRA (PixArt, Hunyuan-DiT, Lumina, CogView3, PRX). All weights: ``folder/transformer`` (or
@@ -85,7 +89,8 @@ def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) ->
     denoiser: Any = generator.denoiser
     part = generator.component
     if lora is None:
-        denoiser.save_pretrained(folder / part, safe_serialization=True)
+        network = denoiser if weights is None else _with(denoiser, weights)
+        network.save_pretrained(folder / part, safe_serialization=True)
         return
     weights = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(denoiser).items()}
     if knows_lora(generator):
@@ -97,6 +102,15 @@ def save_trained(generator: Generator, lora: LoraConfig | None, folder: File) ->
             {f"base_model.model.{name}": value for name, value in weights.items()}, folder / "adapter_model.safetensors"
         )
         denoiser.peft_config["default"].save_pretrained(folder)
+
+
+def _with(denoiser: Any, weights: Mapping[str, Tensor]) -> Any:
+    """Return a network like ``denoiser``, unsharded, that has ``weights`` without a copy of them."""
+    kind: Any = next(kind for kind in type(denoiser).__mro__ if not issubclass(kind, FSDPModule))
+    with torch.device("meta"):
+        network = kind.from_config(denoiser.config)
+    network.load_state_dict({**denoiser.state_dict(), **weights}, assign=True)
+    return network
 
 
 def load_trained(generator: Generator, folder: File) -> None:

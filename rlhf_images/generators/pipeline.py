@@ -201,6 +201,21 @@ class Generator:
         x = self._blank(prompts)
         return solved(tail, encoded(vae, images, tail(x)).to(x.device), x.shape).float()
 
+    def inputs(self, prompt: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments and keywords with which the pipeline calls its denoiser for a picture of ``prompt``."""
+        found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+        def leave(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            found.append((args, keywords))
+            raise Caught
+
+        call = {"generator": [torch.Generator()], "num_inference_steps": self.config.steps, "output_type": "latent"}
+        hook = self.denoiser.register_forward_pre_hook(leave, with_kwargs=True)
+        with torch.no_grad(), suppress(Caught):
+            self._run(Recording(self.schedule, ode, torch.zeros), [prompt], None, **call)
+        hook.remove()
+        return found[0]
+
     def times(self, prompt: str) -> Tensor:
         """Return the times ``(T + 1,)`` of its sampling schedule, falling; the last is where it ends."""
 

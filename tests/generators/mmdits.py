@@ -374,7 +374,7 @@ def nucleus():
             num_key_value_heads=1,
             joint_attention_dim=32,
             axes_dims_rope=(4, 6, 6),
-            mlp_ratio=1.0,
+            mlp_ratio=6.0,
             dense_moe_strategy="leave_first_three_blocks_dense",
             num_experts=4,
             moe_intermediate_dim=16,
