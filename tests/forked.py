@@ -19,6 +19,7 @@ from torch.distributed import TCPStore
 ROOT = Path(__file__).parents[1]
 PRELOADED = [
     "rlhf_images.cli",
+    "rlhf_images.dpo",
     "rlhf_images.finetune",
     "rlhf_images.evaluate",
     "rlhf_images.labelling.server",

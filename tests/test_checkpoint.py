@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -179,13 +180,15 @@ class Fault:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
         self.left, self.error = at, error
         self.dead = False
+        self.asked: list[str] = []
+        """Every operation that could have failed, by its name."""
         self.synced: set[int] = set()
         for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
             monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
         opened = Path.open
 
         def open_and_write_half(path, mode="r", *args, **kwargs):
-            if "w" in mode and self.strikes():
+            if "w" in mode and self.strikes("open"):
                 path.write_bytes(b"half of") if "b" in mode else path.write_text("half of")
                 raise self.error
             return opened(path, mode, *args, **kwargs)
@@ -194,7 +197,7 @@ class Fault:
         saved = checkpoint.save_file
 
         def save_half(tensors, path):
-            if self.strikes():
+            if self.strikes("save_file"):
                 path.write_bytes(b"half of")
                 number = getattr(self.error, "errno", None)
                 raise SafetensorError(f"I/O error: full (os error {number})") if number else self.error
@@ -202,9 +205,10 @@ class Fault:
 
         monkeypatch.setattr(checkpoint, "save_file", save_half)
 
-    def strikes(self) -> bool:
+    def strikes(self, name: str) -> bool:
         if self.dead:
             raise self.error
+        self.asked.append(name)
         self.left -= 1
         if self.left == 0:
             self.dead = isinstance(self.error, Killed)
@@ -212,7 +216,7 @@ class Fault:
 
     def failing(self, operation):
         def wrapped(*args, **kwargs):
-            if self.strikes():
+            if self.strikes(operation.__name__):
                 raise self.error
             operation(*args, **kwargs)
             if operation.__name__ == "fsync":
@@ -234,6 +238,34 @@ def save_with_fault(folder: Path, at: int, error: BaseException) -> Fault | None
         except type(error):
             return fault
     return fault if fault.left <= 0 else None
+
+
+AUDITED = {"os.rename": "replace", "os.mkdir": "mkdir", "os.remove": "unlink", "os.rmdir": "rmdir"}
+"""What Python itself reports of what is asked of the disk, by the name that it has in `Fault`."""
+
+
+def test_no_operation_of_a_save_is_left_out_of_those_that_fail_here(two_saved, monkeypatch):
+    """Counted by Python's audit, of which our code knows nothing; and what is synced, by what is there in the end."""
+    folder, reported, hearing = two_saved("audited"), [], [True]
+
+    def hear(event, arguments):
+        if hearing and event in AUDITED:
+            reported.append(AUDITED[event])
+        if hearing and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            reported.append("open")
+
+    before = files(folder)
+    fault = Fault(monkeypatch, 0, Killed())
+    sys.addaudithook(hear)
+    save(folder, 30)
+    hearing.clear()
+    assert sorted(reported) == sorted(name for name in fault.asked if name not in ("fsync", "save_file"))
+    assert {"open", "replace", "mkdir", "rmdir", "unlink"} == set(reported)
+    assert fault.asked.count("save_file") == 1
+    new = [number for number in files(folder) if number not in before]
+    assert len(new) == 3
+    assert set(new) <= fault.synced
+    assert {path.stat().st_ino for path in (folder, folder.parent)} <= fault.synced
 
 
 @pytest.fixture

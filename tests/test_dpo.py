@@ -2,14 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
 import pytest
 import torch
+from forked import launched
 from safetensors.torch import load_file
 
 from reward_models import load as load_reward
@@ -176,16 +174,8 @@ def test_it_learns_who_was_chosen_continues_and_is_the_same_by_two_processes(con
     assert_same(whole, run(values), 0)
     assert_same(whole, run(values, out=str(tmp_path / "micro"), micro_size=1), 1e-4)
 
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps({**values, "out": str(tmp_path / "two")}))
-    root = Path(__file__).parents[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:tests", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "scripts/dpo.py", str(file)], cwd=root, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch = launched("dpo", {**values, "out": str(tmp_path / "two")}, 2)
+    assert launch.codes() == [0, 0], launch.said
     assert_same(whole, result(tmp_path / "two"), 1e-4)
 
 

@@ -20,6 +20,7 @@ from tiny_runs import log, tuned
 
 from reward_models import load as load_reward
 from rlhf_images import checkpoint, recorded
+from rlhf_images import finetune as finetuning
 from rlhf_images.algorithms import ALGORITHMS, NFT
 from rlhf_images.algorithms.grpo import GRPO
 from rlhf_images.cli import run as command
@@ -30,6 +31,7 @@ from rlhf_images.finetune import finetune
 from rlhf_images.finetune_config import FinetuneConfig
 from rlhf_images.generators.tiny import TinyConfig
 from rlhf_images.generators.tiny import build as build_pipeline
+from rlhf_images.reward import Capabilities, Reward, Scores
 from rlhf_images.runs import read_record
 
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
@@ -298,6 +300,38 @@ def test_groups_that_say_nothing_are_left_out_and_counted(config):
     assert rows[0]["frac_reward_zero_std"] == 1
     assert "loss" not in rows[0]
     assert not any(value.abs().max() > 0 for part, value in result(config["out"])[0].items() if "lora_B" in part)
+
+
+class Companies(Reward):
+    """Compares a picture with the brightest of its group; keeps what it was shown together."""
+
+    can = Capabilities(groupwise=True)
+
+    def __init__(self):
+        self.seen = []
+
+    def score(self, *, images, prompts):
+        """Return each picture's share of the brightest one's light."""
+        light = images.mean((1, 2, 3))
+        self.seen.append(light)
+        return Scores.of(light / light.max())
+
+
+def test_the_same_prompt_twice_in_a_step_is_two_groups(config, monkeypatch):
+    """Pictures are compared with those of their own draw: groups go by index, not by text."""
+    shown, compared, made = Companies(), [], []
+    scored, advantages = finetuning.Scored, finetuning._advantages
+    monkeypatch.setattr(finetuning, "Scored", lambda *parts: made.append(parts) or scored(*parts))
+    monkeypatch.setattr(finetuning, "_advantages", lambda *parts: compared.append(parts) or advantages(*parts))
+    values = {**config, "prompts": PROMPTS[:1], "steps": 1, "advantage": "centred"}
+    values["evaluation"] = {**config["evaluation"], "prompts": PROMPTS[:1]}
+    finetune(build(FinetuneConfig, values, "test"), lambda _: shown)
+    groups = torch.stack([light for light in shown.seen if len(light) == config["group_size"]])
+    assert compared[0][1] == PROMPTS[:1] * 3
+    rewards_PK, _, advantages_PK, *_ = made[0]
+    torch.testing.assert_close(rewards_PK, groups / groups.amax(1, keepdim=True))
+    torch.testing.assert_close(advantages_PK, rewards_PK - rewards_PK.mean(1, keepdim=True))
+    assert not torch.allclose(advantages_PK, rewards_PK - rewards_PK.mean())
 
 
 def test_a_weighted_sum_is_measured_on_the_base_and_means_the_same_ever_after(config, tmp_path):

@@ -1,7 +1,10 @@
 """Processes that die or stop: everybody leaves, and the same command continues as if nothing had been."""
 
+import json
+import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,27 @@ def test_another_number_of_processes_takes_over_exactly_what_was_saved(generator
     assert found[:2] == expected[:2]
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def from_a_folder_of_its_own(folder: Path, rank: int) -> None:
+    """Let process ``rank`` find another folder under the same name, as machines do that share none."""
+    os.chdir(folder / str(rank))
+
+
+def test_processes_that_do_not_share_the_run_s_folder_are_refused(generator, tmp_path):
+    """The first sees the checkpoint that it has written, the second none: neither may go on."""
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    file = tmp_path / "run.yaml"
+    codes, said = [], ""
+    for steps in (1, 2):
+        file.write_text(json.dumps(values(generator, "run", steps=steps)))
+        launch = Launch("finetune", file, 2, partial(from_a_folder_of_its_own, tmp_path))
+        codes, said = [*codes, launch.codes()], launch.said
+    assert codes == [[0, 0], [2, 2]]
+    assert "the processes find different checkpoints; they must share this folder" in said
+    assert "Traceback" not in said
+    assert [row["step"] for row in log(tmp_path / "0" / "run")] == [1]
 
 
 def test_a_process_whose_every_picture_failed_knows_no_parts_and_the_step_goes_on(generator, tmp_path):

@@ -19,13 +19,14 @@ from ..runs import read_record
 from ..track import read_rows
 from .content import Column, Compared, Content, Raised, Shot
 from .page import write_report
+from .panels import MAX_ROWS
 from .summary import summarise
 from .votes import votes_on
 
 COMPARED = "compared"
 """Where a finished comparison lies in a run's folder: ``compared.json`` names the generators, in order."""
-MAX_READ = 4000
-"""Steps whose metrics a page is made of; of more only so many are held in memory, evenly chosen."""
+MAX_READ = 2 * MAX_ROWS
+"""Steps whose metrics are read for a page, evenly chosen: a long run's page takes no more memory than a short one's."""
 MAX_COLUMNS = 8
 """Checkpoints in the gallery: the first, the best and the last, the others evenly chosen."""
 
