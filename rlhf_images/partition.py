@@ -59,12 +59,9 @@ class Partitioned(Descent):
 
     def add(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``."""
-        if self.stage == 1:
-            loss.backward()
-            return
-        with self.processes.together():
-            loss.backward()
-        self._pass()
+        loss.backward()
+        if self.stage == 2:
+            self._pass()
 
     def total(self, value: float, scale: float) -> float:
         """Make the passes that are left, and sum ``value``."""
@@ -133,14 +130,15 @@ class Partitioned(Descent):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         self.zero.setup_buckets()
-        self.zero.reduce_ready_partitions_and_remove_grads(parameter, 0)
+        with self.processes.together():
+            self.zero.reduce_ready_partitions_and_remove_grads(parameter, 0)
         self._handed += 1
 
     def _pass(self) -> None:
         """Hand over what is left of a pass, zeros where no gradient came, and end it."""
+        while self._handed < len(self._order):
+            self._hand_over()
         with self.processes.together():
-            while self._handed < len(self._order):
-                self._hand_over()
             self.zero.overlapping_partition_gradients_reduce_epilogue()
         self._handed, self._passes = 0, self._passes - 1
 
