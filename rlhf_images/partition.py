@@ -5,7 +5,6 @@ summed once an update. With ZeRO-2 each pass's are, as they come, and each proce
 all make as many passes as the one with most, of zeros where there is nothing more to learn from.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, final
@@ -75,7 +74,8 @@ class Partitioned(Descent):
 
     def clipped(self, most: float) -> float:
         """Scale the gradient of this process's share by the length of the whole."""
-        length = math.sqrt(self.processes.total(float(torch.nn.utils.get_total_norm(self._mine)) ** 2))
+        mine = torch.nn.utils.get_total_norm(self._mine).view(1)
+        length = float(self.processes.shared(mine, [self.processes.rank], self.processes.count).double().norm())
         for part in self._mine if length > most else ():
             part.mul_(most / (length + 1e-6))
         return length

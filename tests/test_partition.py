@@ -45,10 +45,10 @@ def asks_for_zero(stage: int, rank: int) -> None:
 
 
 def config(generator: Path, out: Path, name: str = "nft", **changes) -> dict:
-    """One picture a forward, so that all compute on equal shapes."""
+    """One picture a forward, so that all compute on equal shapes; and most gradients are clipped."""
     sizes = {"prompts_per_step": 5, "group_size": GROUP, "updates_per_step": 2, "micro_size": 1, "steps": 2}
     quiet = {"checkpoint_every": 9, "evaluation": {"prompts": PROMPTS[:2], "seeds_per_prompt": 2, "every": 9}}
-    rates = {"optimizer": {"lr": 1e-4}}
+    rates = {"optimizer": {"lr": 1e-4, "max_grad_norm": 1e-3}}
     return values(generator, out, name, prompts=PROMPTS, **{**sizes, **quiet, **rates, **changes})
 
 
