@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .algorithms import Examples, Objective
-from .checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, prefixed, under
+from .checkpoint import load_checkpoint, prefixed, under
 from .config import Fraction, Positive, Weight
+from .descent import Descent, Replicated
 from .errors import BadInput, NonFinite
 from .generators import Generator
+from .partition import Partitioned
 from .processes import Processes
 from .reward import Reward
 from .sharding import gathered, like, local, whole
@@ -56,6 +58,12 @@ class Policy:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
+        self.descent = self._descent()
+
+    def _descent(self) -> Descent:
+        if not self.processes.zero_stage:
+            return Replicated(self.parameters, self.optimizer, self.processes)
+        return Partitioned(self.parameters, self.optimizer, self.processes, self.processes.zero_stage)
 
     def update(
         self,
@@ -75,16 +83,13 @@ class Policy:
         micros = list(examples.split(micro_size))
         for scale in LOSS_SCALES if self.generator.config.dtype == "float16" else (1.0,):
             told, off = self._backward(algorithm, reward, micros, scale / total)
-            loss = self.processes.sum_gradients(self.parameters.values(), told.get("loss", 0.0)) / total
-            for parameter in self.parameters.values():
-                if parameter.grad is not None and scale != 1:
-                    parameter.grad.div_(scale)
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
+            loss = self.descent.total(told.get("loss", 0.0), scale) / total
+            norm = self.descent.clipped(self.config.max_grad_norm)
             if math.isfinite(norm) or not math.isfinite(loss):
                 break
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise NonFinite(f"loss {loss:g}, gradient norm {norm:g}; the update was refused")
-        self.optimizer.step()
+        self.descent.step()
         for name, value in {**told, "grad_norm": norm * len(examples)}.items():
             sums[name] = sums.get(name, 0.0) + value
         return off
@@ -103,11 +108,11 @@ class Policy:
 
         And how far the furthest ratio is from 1.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.descent.begin(len(micros))
         sums, off = dict[str, float](), 0.0
         for micro in micros:
             losses, metrics = algorithm.loss(self.generator, self.snapshots, reward, micro)
-            self.processes.backward(losses.sum() * factor)
+            self.descent.add(losses.sum() * factor)
             for name, values in {**metrics, "loss": losses.detach()}.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
             if "ratio" in metrics:
@@ -133,7 +138,7 @@ class Policy:
         tensors: dict[str, Tensor] = prefixed("weights", self.parameters)
         for name, copy in self.snapshots.copies.items():
             tensors |= prefixed(f"snapshot {name}", copy)
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer, list(self.parameters)))
+        tensors |= prefixed("optimizer", self.descent.tensors())
         return gathered(tensors, keep=self.processes.is_main)
 
     @torch.no_grad()
@@ -151,9 +156,5 @@ class Policy:
         for name, copy in self.snapshots.copies.items():
             for key, value in under(f"snapshot {name}", tensors).items():
                 local(copy[key]).copy_(local(like(value, copy[key])))
-        moments = under("optimizer", tensors)
-        for key, value in moments.items():
-            if value.ndim:
-                moments[key] = like(value, self.parameters[key.rpartition("/")[0]])
-        load_optimizer_tensors(self.optimizer, list(self.parameters), moments)
+        self.descent.restore(under("optimizer", tensors))
         return state

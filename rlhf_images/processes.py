@@ -24,10 +24,27 @@ from .lockstep import Lockstep
 from .sharding import read_options, shard
 from .snapshots import Snapshots
 
+READ = {"", "zero_stage", "deepspeed_multinode_launcher", "mixed_precision"}
+"""What may stand in accelerate's ``deepspeed_config``, or be added to it by its launcher."""
+
 
 def _asked(name: str) -> bool:
     """Return whether accelerate's launcher asks for ``name``."""
     return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+
+
+def _zero_stage() -> int:
+    """Return the ZeRO stage that accelerate's config asks for; refuse what it asks for and is not done."""
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("1", "2"):
+        raise BadInput(
+            f"deepspeed_config: zero_stage {stage} is not supported; set 1 or 2, or launch with"
+            " configs/accelerate/fsdp2.yaml, which shards the weights too"
+        )
+    fields = set(os.environ.get("ACCELERATE_CONFIG_DS_FIELDS", "").split(",")) - READ
+    if fields:
+        raise BadInput(f"deepspeed_config: {', '.join(sorted(fields))}: not read here; leave it out")
+    return int(stage)
 
 
 @final
@@ -35,14 +52,13 @@ class Processes:
     """Rank and number of the processes that `accelerate launch` started, and their collectives."""
 
     def __init__(self) -> None:
-        if _asked("DEEPSPEED"):
-            raise BadInput(
-                "DeepSpeed: it would bring an optimiser of its own; launch with configs/accelerate/fsdp2.yaml, which"
-                " shards as much"
-            )
+        stage = _zero_stage() if _asked("DEEPSPEED") else 0
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # by which accelerate would bring a loop of its own
         if _asked("FSDP"):  # by which transformers and diffusers would load weights on the first process only
             os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self.zero_stage = stage if self.count > 1 else 0
+        """Of DeepSpeed's ZeRO, which is in `partition`; 0 without."""
         self._launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         self._parent = os.getppid()
         self._sharding = read_options() if _asked("FSDP") else None
@@ -126,7 +142,7 @@ class Processes:
 
     def names(self, mine: Iterable[str]) -> list[str]:
         """Return the names that any process gives, sorted, the same on all."""
-        with self._together():
+        with self.together():
             return sorted(set(gather_object(list(mine)) if self.count > 1 else mine))
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
@@ -166,7 +182,7 @@ class Processes:
             reason = stop
         if not self.any(reason is not None):
             return
-        with self._together():
+        with self.together():
             mine = (reason.exit_code, f"process {self.rank}: {reason}") if reason else None
             told = gather_object([mine]) if self.count > 1 else []
         if reason:
@@ -176,7 +192,7 @@ class Processes:
 
     def wait(self) -> None:
         """Wait for all processes."""
-        with self._together():
+        with self.together():
             self.accelerator.wait_for_everyone()
 
     def watched(self) -> Heartbeat:
@@ -192,7 +208,7 @@ class Processes:
         """Return the sum of ``values`` over the processes."""
         if self.count == 1:
             return values
-        with self._together():
+        with self.together():
             return torch.as_tensor(self.accelerator.reduce(values, "sum"))
 
     def _largest(self, number: int) -> int:
@@ -201,8 +217,12 @@ class Processes:
             distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._pace)
         return int(said)
 
+    def total(self, value: float) -> float:
+        """Return the sum of ``value`` over the processes."""
+        return float(self._summed(torch.tensor([value], device=self.device)))
+
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Meet the other processes, wherever they still have to run the denoiser, for a collective within ``with``."""
         if self._lockstep:
             self._lockstep.wait()

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from rlhf_images.processes import Processes
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 PROMPTS = ["a handwritten one", "a handwritten two", "a handwritten six"]
-COUNTS = {"cpu": 2, "one_gpu": 1, "ddp": 8, "fsdp2": 8, "two_nodes": 16}
+COUNTS = {"cpu": 2, "one_gpu": 1, "ddp": 8, "deepspeed_zero2": 8, "fsdp2": 8, "two_nodes": 16}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -97,6 +98,15 @@ def test_two_processes_that_share_the_weights(config):
 
 
 @pytest.mark.campaign
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra: [deepspeed]")
+def test_two_processes_with_a_share_of_the_moments_each(config):
+    here = ["--config_file", "configs/accelerate/deepspeed_zero2.yaml", "--num_processes", "2"]
+    ended(launched(config, *here))
+    assert told(config.parent) == ["process_0_of_2", "process_1_of_2"]
+    assert (config.parent / "run" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.campaign
 def test_two_machines_that_meet_on_one(config):
     """Two launchers, each with a rank of its own, and a process each."""
     with socket.socket() as free:
@@ -113,7 +123,6 @@ def test_two_machines_that_meet_on_one(config):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"configs/accelerate/fsdp2\.yaml"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         (
