@@ -33,6 +33,19 @@ def test_every_test_that_is_named_exists():
         assert not name or name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (file, name)
 
 
+def test_every_failure_names_a_test_and_a_code_of_the_table():
+    listed = {code for cell in re.findall(r"^\| ([\d, ]+) \|", TEXT, re.MULTILINE) for code in cell.split(", ")}
+    table = TEXT.partition("## Failure, behaviour, proof")[2].partition("\n\n")[2].partition("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    assert len(rows) > 20
+    for failure, behaviour, code, proof in rows:
+        assert failure.strip(), behaviour
+        assert behaviour.strip(), failure
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", proof), failure
+        assert {part for part in code.strip().split(", ") if part} <= listed, failure
+    assert listed - {"0", "1"} == {part for row in rows for part in row[2].strip().split(", ") if part}
+
+
 def test_every_exit_code_is_in_the_table():
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Stop)}
     listed = {int(code) for cell in re.findall(r"^\| ([\d, ]+) \|", TEXT, re.MULTILINE) for code in cell.split(",")}

@@ -214,6 +214,33 @@ def test_stopped_and_resumed_is_never_stopped(config, tmp_path, full):
         assert_same(result(whole["out"]), result(values["out"]), 0)
 
 
+def test_what_a_checkpoint_and_the_end_speak_of_is_on_disk_before_them(config, monkeypatch):
+    """What a power cut would take is what was written to a file since it was last synced."""
+    out, synced, seen = Path(config["out"]), dict[int, int](), list[str]()
+    sync, rename = os.fsync, os.replace
+
+    def syncing(descriptor):
+        sync(descriptor)
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+
+    def renaming(source, target, **options):
+        logs = ["metrics.jsonl", "evaluations.jsonl"]
+        finished = Path(target).name == "run.json" and '"finished": true' in Path(source).read_text()
+        due = logs if finished or Path(target).parent == out / "checkpoints" else []
+        for name in [*due, "pytorch_lora_weights.safetensors"] if finished else due:
+            found = (out / name).stat()
+            assert synced.get(found.st_ino) == found.st_size > 0, name
+        seen.append("end" if finished else "checkpoint" if due else "other")
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", renaming)
+    run(config)
+    assert seen.count("checkpoint") == 2
+    assert seen.count("end") == 1
+
+
 def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, uninterrupted):
     """As after a SIGKILL: the log is ahead of the newest checkpoint, and its last line is torn."""
     run(config, steps=4)
