@@ -5,7 +5,6 @@ summed once an update. With ZeRO-2 each pass's are, as they come, and each proce
 all make as many passes as the one with most, of zeros where there is nothing more to learn from.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, final
@@ -59,12 +58,9 @@ class Partitioned(Descent):
 
     def add(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``."""
-        if self.stage == 1:
-            loss.backward()
-            return
-        with self.processes.together():
-            loss.backward()
-        self._pass()
+        loss.backward()
+        if self.stage == 2:
+            self._pass()
 
     def total(self, value: float, scale: float) -> float:
         """Make the passes that are left, and sum ``value``."""
@@ -78,7 +74,8 @@ class Partitioned(Descent):
 
     def clipped(self, most: float) -> float:
         """Scale the gradient of this process's share by the length of the whole."""
-        length = math.sqrt(self.processes.total(float(torch.nn.utils.get_total_norm(self._mine)) ** 2))
+        mine = torch.nn.utils.get_total_norm(self._mine).view(1)
+        length = float(self.processes.shared(mine, [self.processes.rank], self.processes.count).double().norm())
         for part in self._mine if length > most else ():
             part.mul_(most / (length + 1e-6))
         return length
@@ -133,14 +130,15 @@ class Partitioned(Descent):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         self.zero.setup_buckets()
-        self.zero.reduce_ready_partitions_and_remove_grads(parameter, 0)
+        with self.processes.together():
+            self.zero.reduce_ready_partitions_and_remove_grads(parameter, 0)
         self._handed += 1
 
     def _pass(self) -> None:
         """Hand over what is left of a pass, zeros where no gradient came, and end it."""
+        while self._handed < len(self._order):
+            self._hand_over()
         with self.processes.together():
-            while self._handed < len(self._order):
-                self._hand_over()
             self.zero.overlapping_partition_gradients_reduce_epilogue()
         self._handed, self._passes = 0, self._passes - 1
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from test_processes import GROUP, PROMPTS
 from tiny_runs import end, log, tiny_generator, tuned_tensors, values
 
 from rlhf_images.algorithms import ALGORITHMS
-from rlhf_images.errors import BadInput, NonFinite
+from rlhf_images.errors import BadInput, NonFinite, ProcessLost
 from rlhf_images.partition import Partitioned
 from rlhf_images.policy import Policy
 from rlhf_images.processes import Processes
@@ -44,10 +45,10 @@ def asks_for_zero(stage: int, rank: int) -> None:
 
 
 def config(generator: Path, out: Path, name: str = "nft", **changes) -> dict:
-    """One picture a forward, so that all compute on equal shapes."""
+    """One picture a forward, so that all compute on equal shapes; and most gradients are clipped."""
     sizes = {"prompts_per_step": 5, "group_size": GROUP, "updates_per_step": 2, "micro_size": 1, "steps": 2}
     quiet = {"checkpoint_every": 9, "evaluation": {"prompts": PROMPTS[:2], "seeds_per_prompt": 2, "every": 9}}
-    rates = {"optimizer": {"lr": 1e-4}}
+    rates = {"optimizer": {"lr": 1e-4, "max_grad_norm": 1e-3}}
     return values(generator, out, name, prompts=PROMPTS, **{**sizes, **quiet, **rates, **changes})
 
 
@@ -155,6 +156,17 @@ def test_what_is_not_finite_is_refused_by_all_and_no_weight_moves(generator, tmp
     for rank in range(2):
         before, after = (load_file(tmp_path / f"{name}_{rank}") for name in ("before", "after"))
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [1, 2])
+def test_everybody_leaves_when_one_is_lost(generator, tmp_path, stage):
+    launch = launched("finetune", config(generator, tmp_path / "run", steps=500), 2, partial(asks_for_zero, stage))
+    while not (tmp_path / "run" / "metrics.jsonl").is_file():
+        assert all(process.exitcode is None for process in launch.processes), launch.said
+    launch.send(1, signal.SIGKILL)
+    assert launch.codes(60) == [ProcessLost.exit_code, -signal.SIGKILL], launch.said
+    assert "Traceback" not in launch.said
 
 
 def lacks_deepspeed(rank: int) -> None:
