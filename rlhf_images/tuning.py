@@ -191,7 +191,7 @@ def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
 
 
 def ended(run: Run, steps: int) -> None:
-    """Say that ``run`` has ended. What its config says now is kept, and what a kill at its very end left undone is done."""
+    """Say that ``run`` has ended; keep what its config says now, and do what a kill at its very end left undone."""
     run.keep_changes(steps)
     page = run.folder / "report.html"
     if run.writes and not (page.is_file() and page.stat().st_mtime_ns >= run.path.stat().st_mtime_ns):
