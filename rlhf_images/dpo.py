@@ -32,14 +32,13 @@ from .math import objectives
 from .policy import Policy
 from .preferences.folder import pairs_of
 from .processes import Processes
-from .progress import say
 from .prompts import PromptStream
 from .randomness import Randomness
 from .reward import Reward, RewardSpec
 from .runs import Run
 from .snapshots import Snapshots
 from .track import Clock, Log, check_trackers
-from .tuning import Tuning, rounds
+from .tuning import Tuning, ended, rounds
 
 
 @final
@@ -184,8 +183,7 @@ def dpo(config: DPOConfig, load_reward: Callable[[RewardSpec], Reward]) -> None:
     inputs = (config.generator.path, config.pairs)
     run = Run("dpo", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
-        run.keep_changes(config.steps)
-        return say(f"{config.out}: already tuned; more 'steps' would continue it")
+        return ended(run, config.steps)
     return rounds(processes, partial(_assembled, config, load_reward, processes, run), "dpo_accuracy")
 
 

@@ -22,7 +22,6 @@ from .generators.lora import check_trainable, make_trainable
 from .math import advantages
 from .policy import Policy
 from .processes import Processes
-from .progress import say
 from .prompt_statistics import PromptStatistics
 from .prompts import PromptStream, read_prompts
 from .randomness import Randomness
@@ -31,7 +30,7 @@ from .runs import Run
 from .sampling import Rollout
 from .scoring import gathered_scores
 from .track import Clock, Log, check_trackers, keep_evidence
-from .tuning import Tuning, rounds
+from .tuning import Tuning, ended, rounds
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "centred": advantages.centre,
@@ -69,8 +68,7 @@ def finetune(config: FinetuneConfig, load_reward: Callable[[RewardSpec], Reward]
     inputs = (config.generator.path, *([config.reward] if isinstance(config.reward, str) else config.reward))
     run = Run("finetune", config, config.out, inputs=inputs, fields=FIELDS, writes=processes.is_main)
     if run.finished and "steps" not in run.changed:
-        run.keep_changes(config.steps)
-        return say(f"{config.out}: already tuned; more 'steps' would continue it")
+        return ended(run, config.steps)
     return rounds(processes, partial(_assembled, config, load_reward, processes, run), "reward")
 
 

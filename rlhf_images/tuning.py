@@ -183,13 +183,27 @@ def _finish(parts: Tuning, efficiency: dict[str, float]) -> None:
             save(parts.run.folder)
         sync_tree(parts.run.folder)
         parts.run.save(finished=True, efficiency=efficiency)
-        refresh(parts.run.folder)
-        with suppress(BadInput):  # what cannot be read was said by the page
-            model_card(parts.run.folder)
+        _show(parts.run.folder)
 
     with parts.policy.kept():
         save = _saving(parts)
         parts.processes.written(write)
+
+
+def ended(run: Run, steps: int) -> None:
+    """Say that ``run`` has ended; keep what its config says now, and do what a kill at its very end left undone."""
+    run.keep_changes(steps)
+    page = run.folder / "report.html"
+    if run.writes and not (page.is_file() and page.stat().st_mtime_ns >= run.path.stat().st_mtime_ns):
+        _show(run.folder)
+    return say(f"{run.folder}: already tuned; more 'steps' would continue it")
+
+
+def _show(folder: Path) -> None:
+    """Write the page of a run that has ended, last, after its model card."""
+    with suppress(BadInput):  # what cannot be read is said by the page
+        model_card(folder)
+    refresh(folder)
 
 
 def _saving(parts: Tuning) -> Callable[[Path], None]:

@@ -4,6 +4,7 @@ They are forked from one process that has imported everything and runs one threa
 operating system, with no ``finally`` of ours to tidy up.
 """
 
+import errno
 import json
 import os
 import signal
@@ -93,18 +94,37 @@ def launched(stage: str, values: dict, count: int = 1, before=None) -> Launch:
 
 def kill_at(operation: int, rank: int) -> None:
     """Kill this process, if it is the first, when it asks the disk for the ``operation``-th time."""
+    if rank == 0:
+        _asked(operation, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+FULL = "(the test's disk is full)\n"
+
+
+def full_at(operation: int, rank: int) -> None:
+    """Let the disk of this process, if it is the first, be full when it is asked for the ``operation``-th time."""
+
+    def refuse() -> None:
+        os.write(2, FULL.encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if rank == 0:
+        _asked(operation, refuse)
+
+
+def _asked(operation: int, strike: Callable[[], None]) -> None:
     left = [operation]
 
     def counted(real: Callable[..., object]) -> Callable[..., object]:
         def asked(*arguments: object, **options: object) -> object:
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                strike()
             return real(*arguments, **options)
 
         return asked
 
-    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir") if rank == 0 else ():
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
         setattr(os, name, counted(getattr(os, name)))
 
 

@@ -115,6 +115,18 @@ def test_the_weights_move_and_the_same_run_is_the_same(config, uninterrupted):
     evaluated = [json.loads(line)["step"] for line in Path(config["out"], "evaluations.jsonl").read_text().splitlines()]
     assert evaluated == [0, 2, 4]
 
+    out, card, page = Path(config["out"]), Path(config["out"], "README.md"), Path(config["out"], "report.html")
+    before = {path: path.read_bytes() for path in (card, page)}
+    card.unlink()
+    page.write_text("as a kill leaves it that comes when the run has ended and its page is not yet written")
+    os.utime(page, ns=(0, 0))
+    run(config)
+    assert {path: path.read_bytes() for path in before} == before
+    written = page.stat().st_mtime_ns
+    assert run(config)[1] == again[1]
+    assert page.stat().st_mtime_ns == written
+    assert [path.name for path in out.glob(".*")] == []
+
 
 def test_every_evaluation_leaves_its_pictures_scores_and_adapters(config, uninterrupted):
     out = Path(config["out"]).parent / "uninterrupted"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forked import Launch, kill_at, launched, warm
+from forked import FULL, Launch, full_at, kill_at, launched, warm
 from tiny_runs import WAYS, end, log, tiny_generator, values
 
 from rlhf_images.checkpoint import load_checkpoint
@@ -54,6 +54,26 @@ def test_killed_at_its_writes_and_continued_is_never_killed(generator, tmp_path,
             break
     assert kills >= 3
     assert end(torn["out"]) == end(whole["out"])
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("piece", range(6))
+def test_a_disk_that_is_full_at_any_operation_of_a_run(generator, tmp_path, piece):
+    """Of the whole run, not only of a checkpoint: pages, evaluations, logs, the tuned weights. Never a traceback."""
+    whole = values(generator, tmp_path / "whole")
+    assert launched("finetune", whole).codes() == [0]
+    expected, codes = end(whole["out"]), list[int]()
+    for operation in range(1 + piece, 1000, 6):
+        torn = values(generator, tmp_path / f"torn-{operation}")
+        launch = launched("finetune", torn, 1, partial(full_at, operation))
+        codes += launch.codes()
+        assert codes[-1] in (0, 2, 5), (operation, launch.said)
+        assert "Traceback" not in launch.said, (operation, launch.said)
+        if FULL not in launch.said:
+            break  # it asks its disk not so often
+        assert launched("finetune", torn).codes() == [0]
+        assert end(torn["out"]) == expected, operation
+    report(f"{len(codes)} full disks: exit codes { {code: codes.count(code) for code in set(codes)} }")
 
 
 def wholes(generator: Path, folder: Path) -> Callable[[str, bool, int], tuple[dict[str, object], float]]:
