@@ -102,26 +102,32 @@ def test_a_run_goes_on_with_any_number_of_processes(generator, tmp_path):
 
 
 def reports(folder: str, rank: int) -> None:
-    """Write how many bytes of moments this process has, and how many numbers it trains."""
+    """Write how many bytes of gradients, moments and copies this process has, and of what is trained."""
     asks_for_zero(2, rank)
     step = Partitioned.step
 
     def reported(self: Partitioned) -> None:
+        storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in self._mine}
+        whole = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        assert not whole
+        gradients = sum(storages.values())
         step(self)
         state = self.zero.optimizer.state.values()
         held = sum(slots[name].nbytes for slots in state for name in ("exp_avg", "exp_avg_sq"))
         kept = sum(part.nbytes for part in self.zero.optimizer.param_groups[0]["params"])
         trained = sum(parameter.nbytes for parameter in self.parameters.values())
-        Path(folder, f"{rank}.json").write_text(json.dumps([held, kept, trained]))
+        largest = max(parameter.nbytes for parameter in self.parameters.values())
+        Path(folder, f"{rank}.json").write_text(json.dumps([gradients, held, kept, trained, largest]))
 
     Partitioned.step = reported
 
 
 @needs_deepspeed
-def test_each_process_keeps_its_share_of_the_moments(generator, tmp_path):
+def test_each_process_keeps_its_share_of_gradients_and_moments(generator, tmp_path):
     run(config(generator, tmp_path / "run", **ALL_WEIGHTS), 2, partial(reports, str(tmp_path)))
     for rank in range(2):
-        held, kept, trained = json.loads((tmp_path / f"{rank}.json").read_text())
+        gradients, held, kept, trained, largest = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert gradients <= 1.01 * trained / 2 + largest  # the tensor that two shares divide is kept whole by both
         assert held == pytest.approx(2 * trained / 2, rel=0.01)
         assert kept == pytest.approx(trained / 2, rel=0.01)
 
