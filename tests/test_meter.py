@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from families import PROMPTS, family, full
+from test_plan import held_at_most
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -103,6 +104,40 @@ def test_what_is_held_is_known_to_the_byte():
         assert meter.live == meter.peak == 400
         del view
         assert meter.live == 0
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="convolutions are not oneDNN's")
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "out", "kernel", "stride"),
+    [
+        ((8, 16, 16, 16), 32, 3, 1),
+        ((8, 4, 16, 16), 16, 3, 1),
+        ((8, 32, 16, 16), 4, 3, 1),
+        ((1, 16, 16, 16), 16, 3, 1),
+        ((1, 32, 64, 64), 32, 3, 1),
+        ((8, 16, 16, 16), 16, 1, 1),
+    ],
+)
+def test_what_a_convolution_holds_is_what_the_allocator_gives(shape, out, kernel, stride, backward):
+    """And on meta, where nothing is held."""
+    x, weight = torch.ones(shape), torch.ones(out, shape[1], kernel, kernel)
+    y = nn.functional.conv2d(x, weight, None, stride, kernel // 2)
+
+    def work(*tensors):
+        x, weight, y = tensors
+        ways = [stride, stride], [kernel // 2] * 2, [1, 1], False, [0, 0], 1
+        if backward:
+            return torch.ops.aten.convolution_backward(y, x, weight, [0], *ways, [True, True, False])
+        return torch.ops.aten.convolution(x, weight, None, *ways)
+
+    work(x, weight, y)
+    real = held_at_most(lambda: work(x, weight, y))[0]
+    for device in ("cpu", "meta"):
+        given = [tensor.to(device) for tensor in (x, weight, y)]
+        with Meter(cpu=True) as meter:
+            work(*given)
+        assert meter.peak == pytest.approx(real, rel=0.1)
 
 
 def test_what_no_weight_has_met_keeps_its_value():
