@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,13 @@ def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
         staged.unlink(missing_ok=True)
     if sync:
         sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left in ``folder`` of what they were writing."""
+    for path in folder.glob(".*"):
+        if path.suffix[1:].isdigit():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -152,7 +152,9 @@ def _rewarded(parts: Parts, rollout: Rollout, prompts: list[str]) -> Scores:
     finite = torch.isfinite(rollout.images).flatten(1).all(1) & torch.isfinite(rollout.x0).flatten(1).all(1)
     whole = int(processes.shared(finite.float(), index, total).sum())
     if whole < total:
-        raise NonFinite(f"{total - whole} sampled pictures are not finite; the step was refused")
+        raise NonFinite(
+            f"{total - whole} sampled pictures are not finite; the step was refused; try generator.dtype: float32"
+        )
     groups = [row // config.group_size for row in range(total)]
     scores = gathered_scores(parts.reward, rollout.images, index, prompts, groups, processes, config.micro_size)
     failed = [prompt for prompt, valid in zip(prompts, scores.valid.tolist(), strict=True) if not valid]

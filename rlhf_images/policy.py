@@ -88,7 +88,8 @@ class Policy:
             if math.isfinite(norm) or not math.isfinite(loss):
                 break
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise NonFinite(f"loss {loss:g}, gradient norm {norm:g}; the update was refused")
+            told_by = f"loss {loss:g}, gradient norm {norm:g}; the update was refused"
+            raise NonFinite(f"{told_by}; try a smaller optimizer.lr, or generator.dtype: float32")
         self.descent.step()
         for name, value in {**told, "grad_norm": norm * len(examples)}.items():
             sums[name] = sums.get(name, 0.0) + value

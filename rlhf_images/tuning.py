@@ -17,7 +17,7 @@ from .checkpoint import save_checkpoint
 from .efficiency import Efficiency, said
 from .errors import Alarmed, BadInput, NonFinite, RewardFailed, Stop
 from .evaluator import Evaluator
-from .files import disk_errors, sync_tree
+from .files import disk_errors, sweep, sync_tree
 from .finetune_config import TuningConfig
 from .generators.lora import save_trained
 from .interruption import Interruption
@@ -135,6 +135,8 @@ def resumed(parts: Tuning) -> int:
         )
 
     def write() -> None:
+        for folder in (parts.run.folder, parts.run.folder / recorded.FOLDER, parts.run.folder / "samples"):
+            sweep(folder)
         parts.run.note_changes(start)
         labelled = parts.reward.reference
         parts.run.save(scored_by=scored_by, highest_labelled=float(labelled.max()) if len(labelled) else None)

@@ -264,8 +264,12 @@ def test_rows_logged_after_the_last_checkpoint_are_not_logged_twice(config, unin
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "rew')
     shutil.copytree(recorded.place(out, 4), recorded.place(out, 5))
+    shutil.copytree(recorded.place(out, 4), out / "evaluations" / ".step_000004.4711")
+    for name in (".report.html.4711", "samples/.step_000004.png.4711", ".best.json.4712"):
+        (out / name).write_text("half of")
     assert_same(uninterrupted, run(config), 0)
     assert [one.step for one in recorded.of_run(out)] == [0, 2, 4]
+    assert [path.name for path in out.rglob(".*")] == []
 
 
 RUNS = {
