@@ -37,7 +37,7 @@ class Efficiency:
         """Return ``work()``, the metrics of a step, among them the seconds of its stages."""
         self._taken += 1
         if self._taken == self._counted:
-            with Meter() as meter:
+            with Meter(real=True) as meter:
                 metrics = work()
             self.flops = meter.work.flops
         else:

@@ -25,6 +25,8 @@ from .workspace import held_at_most
 META = torch.device("meta")
 CPU = torch.device("cpu")
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FUSED = torch.ops.aten._native_multi_head_attention
+"""What `nn.MultiheadAttention` is where nothing is learnt, as in a reward of open_clip; torch knows no FLOPs of it."""
 PLAIN_ATTENTION: Callable[..., Tensor] = functional.scaled_dot_product_attention
 FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray)
 INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
@@ -70,10 +72,11 @@ class Work:
 class Meter(TorchDispatchMode):
     """Counts what runs in its ``with`` as `work`; of storage made there, ``live`` bytes now and ``peak`` at most.
 
-    With ``cpu``, the peak is that of a CPU, whose convolutions copy what they are given.
+    With ``cpu``, the peak is that of a CPU, whose convolutions copy what they are given. Where all tensors are
+    ``real``, what runs computes bit by bit what it does unmetered: torch fuses some layers only where nobody looks.
     """
 
-    def __init__(self, *, cpu: bool = False) -> None:
+    def __init__(self, *, cpu: bool = False, real: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._cpu = cpu
         self._work = Work()
@@ -81,7 +84,7 @@ class Meter(TorchDispatchMode):
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
         self._seen: dict[Any, tuple[_Form, _Cost | None]] = {}
-        self._values = _RealValues()
+        self._values = None if real else _RealValues()
 
     @property
     def work(self) -> Work:
@@ -94,8 +97,9 @@ class Meter(TorchDispatchMode):
 
     def __enter__(self) -> "Meter":
         """Begin to count, and let attention without values run as a fused kernel does: no matrix of all pairs."""
-        functional.scaled_dot_product_attention = _attention
-        self._values.__enter__()  # type: ignore[no-untyped-call]
+        if self._values is not None:
+            functional.scaled_dot_product_attention = _attention
+            self._values.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -105,7 +109,8 @@ class Meter(TorchDispatchMode):
         """Stop counting."""
         functional.scaled_dot_product_attention = PLAIN_ATTENTION
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        self._values.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        if self._values is not None:
+            self._values.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -212,6 +217,12 @@ def _attention(
     return attended
 
 
+def _attention_flops(query: Tensor, key: Tensor, *_: Any, **__: Any) -> int:
+    """Return the FLOPs of `FUSED`: of its four projections and its two products."""
+    (batch, length, width), others = query.shape, key.shape[1]
+    return 4 * batch * width * (width * (length + others) + length * others)
+
+
 @final
 @dataclass(frozen=True)
 class _Cost:
@@ -230,7 +241,7 @@ class _Cost:
         new = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in before]
         if not inputs or not (new or _written(func, args, given) is not None):
             return None
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _attention_flops if func._overloadpacket is FUSED else flop_registry.get(func._overloadpacket)
         flops = int(formula(*args, **given, out_val=result)) if formula is not None else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *new))
         return cls(inputs[0].dtype, flops, moved, held_at_most(func, args, result))

@@ -7,6 +7,7 @@ import torch
 
 from rlhf_images.efficiency import Efficiency, said
 from rlhf_images.generators import GeneratorConfig
+from rlhf_images.meter import Meter
 
 CPU = torch.device("cpu")
 SIZE = 256
@@ -36,6 +37,26 @@ def test_the_second_step_is_counted_and_the_others_timed():
     shares = [value for name, value in summary.items() if name.startswith("share_")]
     assert sum(shares) == pytest.approx(1)
     assert "of this device's matrix products" in said(summary)
+
+
+def test_the_step_that_is_counted_computes_what_others_do():
+    """Bit by bit, or a run that is continued would not be the one that never stopped: it counts another step."""
+    attention = torch.nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    values = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
+    efficiency, answers = Efficiency(3, GeneratorConfig(path="none"), CPU), []
+
+    def work():
+        with torch.no_grad():
+            answers.append(attention(values, values, values, need_weights=False)[0])
+        return {"seconds_scoring": 1.0}
+
+    for _ in range(3):
+        efficiency.step(work)
+    assert torch.equal(answers[0], answers[1])
+    with Meter() as meter:  # in which torch does not fuse it, and may round otherwise
+        work()
+    torch.testing.assert_close(answers[0], answers[-1])
+    assert efficiency.flops == meter.work.flops == 2 * 3 * 7 * 32 * (4 * 32 + 2 * 7)
 
 
 def test_a_single_step_is_counted_and_timed():
