@@ -27,6 +27,8 @@ one dtype for all families
     test_half_precision_keeps_latents_in_float32_and_replays_exactly, test_one_step_of_every_tuning_config
 old, averaged and reference weights lost at a resume
     test_every_algorithm_continues_as_if_never_stopped
+arithmetic that changes where it is counted, in another step of a continued run
+    test_the_step_that_is_counted_computes_what_others_do
 guidance distilled away, unseen
     test_a_run_on_pairs_is_evaluated_with_and_without_guidance
 saving by the main process alone hangs, or moves random numbers
