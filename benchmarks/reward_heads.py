@@ -72,13 +72,16 @@ def world(seed: int, pairs: int, falling: float = 0.5) -> World:
     return World(x, d, Votes(left, 0 * left, torch.ones_like(left)))
 
 
-def fitted(drawn: World, rows: list[int], seed: int) -> tuple[Fit, float, Posterior]:
-    """Choose ridge and temperature on the pairs ``rows`` alone, and fit."""
+def fitted(drawn: World, rows: list[int], seed: int, told: bool = False) -> tuple[Fit, float, Posterior]:
+    """Choose ridge and temperature on the pairs ``rows`` alone, unless ``told`` how clear the taste is, and fit."""
     x, votes = drawn.x[rows], drawn.votes[rows]
-    chosen = choose(x, votes, np.arange(len(rows)), float(FEATURES), seed)
-    solver, ridge = Newton(x, votes), ridge_of(chosen.spread, float(FEATURES))
+    spread, temperature = CLEAR, 1.0
+    if not told:
+        chosen = choose(x, votes, np.arange(len(rows)), float(FEATURES), seed)
+        spread, temperature = chosen.spread, chosen.temperature
+    solver, ridge = Newton(x, votes), ridge_of(spread, float(FEATURES))
     fit = solver.fit(ridge)
-    return fit, chosen.temperature, Posterior.of(solver.hessian(x @ fit.weights, fit.width), ridge, None, FEATURES)
+    return fit, temperature, Posterior.of(solver.hessian(x @ fit.weights, fit.width), ridge, None, FEATURES)
 
 
 def true_accuracy(drawn: World, fit: Fit) -> float:
@@ -151,40 +154,44 @@ def _tested(drawn: World) -> Comparisons:
     return Comparisons(ids, ids, left, left + TEST, target, 0 * target, torch.ones(TEST))
 
 
-def choosing(start: int = 20, every: int = 10, pool: int = 3000) -> None:
-    """D-optimal choice at n against random choice at 1.6 n."""
-    sizes = (50, 100, 200)
-    print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
-    print("|---|---|---|---|---|")
-    found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
-    for seed in range(SEEDS):
-        drawn = world(seed, pool)
-        found["n"].append([true_accuracy(drawn, fitted(drawn, list(range(n)), seed)[0]) for n in sizes])
-        more = [round(1.6 * n) for n in sizes]
-        found["1.6n"].append([true_accuracy(drawn, fitted(drawn, list(range(n)), seed)[0]) for n in more])
-        for name, share in (("kept", 7), ("alone", 10)):
-            found[name].append(_chosen(drawn, seed, sizes, start, every, pool, share))
-    for column, n in enumerate(sizes):
-        kept, alone, plain, more_plain = (np.median([run[column] for run in runs]) for runs in found.values())
-        print(f"| {n} | {kept:.3f} | {alone:.3f} | {plain:.3f} | {more_plain:.3f} |", flush=True)
+def choosing(start: int = 20, pool: int = 3000) -> None:
+    """D-optimal choice at n against random at 1.6 n; then by heads that are told how clear the taste is."""
+    sizes = (50, 100, 200, 400)
+    for told in (False, True):
+        print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
+        print("|---|---|---|---|---|")
+        found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
+        for seed in range(SEEDS):
+            drawn = world(seed, pool)
+            for name, counts in (("n", sizes), ("1.6n", [round(1.6 * n) for n in sizes])):
+                fits = [fitted(drawn, list(range(n)), seed, told)[0] for n in counts]
+                found[name].append([true_accuracy(drawn, fit) for fit in fits])
+            for name, share in (("kept", 7), ("alone", 10)):
+                found[name].append(_chosen(drawn, seed, sizes, start, pool, share, told))
+        for column, n in enumerate(sizes):
+            kept, alone, plain, more_plain = (np.median([run[column] for run in runs]) for runs in found.values())
+            print(f"| {n} | {kept:.3f} | {alone:.3f} | {plain:.3f} | {more_plain:.3f} |", flush=True)
 
 
 def _chosen(
-    drawn: World, seed: int, sizes: tuple[int, ...], start: int, every: int, pool: int, share: int
+    drawn: World, seed: int, sizes: tuple[int, ...], start: int, pool: int, share: int, told: bool
 ) -> list[float]:
-    """Return the accuracies at ``sizes`` votes, trained anew every few votes, ``share`` of ten being chosen."""
+    """Return the accuracies at ``sizes`` votes, ``share`` of ten being chosen.
+
+    Trained anew every 10 votes, from 200 on every 50.
+    """
     before, asking.CHOSEN = asking.CHOSEN, share
     rows, accuracies = list(range(start)), []
     while len(accuracies) < len(sizes):
-        fit, temperature, posterior = fitted(drawn, rows, seed)
+        fit, temperature, posterior = fitted(drawn, rows, seed, told)
         rest = sorted(set(range(pool)) - set(rows))
         between = posterior.factors(drawn.x[rest]) / temperature
-        told = expected_information(drawn.x[rest] @ fit.weights / temperature, between)
+        information = expected_information(drawn.x[rest] @ fit.weights / temperature, between)
         pairs = [PreferencePair(str(row), str(row), "l", "r") for row in rest]
-        count = min(every, sizes[len(accuracies)] - len(rows))
-        rows += [int(name) for name in asking.most_informative_first(pairs, told.numpy(), seed, count)[:count]]
+        count = min(10 if len(rows) < 200 else 50, sizes[len(accuracies)] - len(rows))
+        rows += [int(name) for name in asking.most_informative_first(pairs, information.numpy(), seed, count)[:count]]
         if len(rows) == sizes[len(accuracies)]:
-            accuracies.append(true_accuracy(drawn, fitted(drawn, rows, seed)[0]))
+            accuracies.append(true_accuracy(drawn, fitted(drawn, rows, seed, told)[0]))
     asking.CHOSEN = before
     return accuracies
 
