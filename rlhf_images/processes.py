@@ -92,6 +92,7 @@ class Processes:
         From then on it runs only where all processes run it: see `walk_in_step`. ``prompt`` is one that it knows.
         """
         if self._sharding and self.count > 1:
+            generator.settle(prompt)
             self._inputs = generator.inputs(prompt)
             shard(generator.denoiser, self._sharding, self.device, self.count)
 

@@ -146,6 +146,17 @@ def test_everybody_leaves_when_one_is_lost(generator, tmp_path):
     assert "Traceback" not in launch.said
 
 
+def test_a_denoiser_that_takes_one_time_a_call_is_not_tried_in_parts(tmp_path):
+    """With guidance a UNet refuses two times halfway; here one process has two pictures to learn from, one has one."""
+    pipe, _ = family("SD1.5 guided")
+    pipe.save_pretrained(tmp_path / "generator")
+    sizes = {"prompts_per_step": 1, "micro_size": 2, "updates_per_step": 1, "steps": 1}
+    guided = config(tmp_path / "generator", tmp_path / "run", **sizes)
+    guided["generator"] = {"path": str(tmp_path / "generator"), "steps": 4, "guidance": 3.0, "height": 16, "width": 16}
+    launch = launched("finetune", guided, 2, asks_for_fsdp)
+    assert launch.codes(60) == [0, 0], launch.said
+
+
 @pytest.fixture(scope="module")
 def group():
     """A process group of this process alone."""

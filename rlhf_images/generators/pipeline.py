@@ -216,6 +216,16 @@ class Generator:
         hook.remove()
         return found[0]
 
+    def settle(self, prompt: str) -> None:
+        """Find out now, on noise, whether a call takes several times.
+
+        Where it does not, that trial ends halfway through the denoiser: which one in parts, that others run too, must
+        not.
+        """
+        x = self._blank([prompt] * 2)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        self._mixes_times(prompt, noise.to(x), torch.tensor([0.5, 0.25], device=x.device))
+
     def times(self, prompt: str) -> Tensor:
         """Return the times ``(T + 1,)`` of its sampling schedule, falling; the last is where it ends."""
 
