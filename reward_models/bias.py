@@ -52,9 +52,20 @@ def _finer(image: Tensor, by: float) -> Tensor:
     return image + by * luma(image[None]).std(correction=0) * board
 
 
-def _compressed(image: Tensor, by: float) -> Tensor:
-    """Save as a JPEG of quality 95 (more bytes) or 60 (fewer), and look at what comes out."""
-    return decode(encode(image, "JPEG", quality=95 if by > 0 else 60))
+def _heavier(image: Tensor, by: float) -> Tensor:
+    """Add the faintest grain that makes the JPEG larger by the share; or save it at the best quality that does less."""
+    bytes_ = (1 + by) * jpeg_bytes(image)
+    if by > 0:
+        grain = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        tried = (image + 2 ** (step / 2) * grain for step in range(-18, -3))
+        return next((grained for grained in tried if jpeg_bytes(grained.clamp(0, 1)) >= bytes_), image)
+    saved = (decode(encode(image, "JPEG", quality=quality)) for quality in range(95, 4, -5))
+    return next((smaller for smaller in saved if jpeg_bytes(smaller) <= bytes_), image)
+
+
+def jpeg_bytes(image: Tensor) -> int:
+    """Return the size of ``image (3, H, W)`` as a JPEG of quality 95."""
+    return len(encode(image, "JPEG", quality=95))
 
 
 EDITS: dict[str, Edit] = {
@@ -63,7 +74,7 @@ EDITS: dict[str, Edit] = {
     "saturation": _saturated,
     "sharpness": _sharper,
     "high_frequency": _finer,
-    "jpeg_size": _compressed,
+    "jpeg_size": _heavier,
 }
 
 
@@ -142,7 +153,7 @@ def _scores(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> 
 def _properties(image: Tensor) -> dict[str, float]:
     """Return what the edits change, of one picture; a statistic that a single pixel lacks is 0."""
     found = {name: float(np.nan_to_num(float(STATISTICS[name](image[None])))) for name in list(EDITS)[:-1]}
-    return found | {"jpeg_size": len(encode(image, "JPEG", quality=95)) / image[0].numel()}
+    return found | {"jpeg_size": jpeg_bytes(image) / image[0].numel()}
 
 
 def _blurred(image: Tensor, radius: int) -> Tensor:

@@ -5,6 +5,7 @@ and 0.5. A ridge pulls the head to what the towers say alone, as a Gaussian prio
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -53,8 +54,10 @@ def learn(
     network.standardise([part.to(model.device) for part in torch.split(pictures[shown], 256)], texts[shown])
     network.head.requires_grad_(True)
     groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
+    score: Callable[..., Tensor] = network.forward
     if config.tower_lr:
         inputs = {"pixels": pictures, "texts": texts}
+        score = network.looking
         tower = list(network.clip.visual.requires_grad_(True).parameters())
         groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
     else:
@@ -62,7 +65,7 @@ def learn(
     batch, strength = min(config.batch, len(train)), config.ridge / data.weight[train].sum().item()
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
-            model=trl.Scorer(network),
+            model=trl.Scorer(network, score),
             args=trl.arguments(
                 folder, seed=seed, batch=batch, lr=config.lr, num_train_epochs=config.epochs, warmup_steps=0.1
             ),

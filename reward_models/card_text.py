@@ -122,9 +122,9 @@ def _bias(card: Card) -> list[str]:
     explained = (
         "How often people, and the model, preferred the picture with more of it; log-odds for one standard deviation"
         " more of it, from picture to picture; and what the score gains when one picture is edited to have a tenth more"
-        " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size:"
-        " saved at quality 95, and at 60. Where the model leans further than people do, a generator that is tuned"
-        " against it will go there."
+        " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size: a"
+        " faint grain is added, or the picture saved with losses, until its JPEG is a tenth larger, or smaller. Where"
+        " the model leans further than people do, a generator that is tuned against it will go there."
     )
     head = ("more of it", "people", "model", "slope", "edited +10 %", "edited −10 %")
     return ["## What it leans on", explained, _table(head, rows)]

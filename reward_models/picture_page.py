@@ -37,6 +37,12 @@ class Shown:
     score: float
     prompt: str
 
+    @property
+    def told(self) -> str:
+        """Return the score with its sign; one that rounds to 0 has none."""
+        rounded = round(self.score, 2)
+        return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
+
 
 @final
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ class Network(nn.Module):
         centred = (features - self.feature_mean) / self.feature_scale
         return torch.cat([centred, cosine, (cosine + 1).clamp(max=0), RANGE * torch.tanh(deviation / RANGE)], 1)
 
+    def looking(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Return the scores ``(B,)`` of what `evidence` sees."""
+        scores: Tensor = self(self.evidence(pixels, texts))
+        return scores
+
     @torch.no_grad()
     def standardise(self, batches: Sequence[Tensor], texts: Tensor) -> None:
         """Set the scales of the evidence from training pictures ``(B, 3, S, S)``, and their ``texts``."""

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import Annotated, TypeAlias, final
 
 import numpy as np
@@ -72,8 +74,8 @@ def train_reward(config: TrainRewardConfig) -> None:
     if run.finished:
         if run.record.get("votes", votes) != votes:
             raise BadInput(
-                f"{config.out}: the votes in {config.pairs} have changed since this model was trained; choose another"
-                " 'out' or remove that folder"
+                f"{config.out}: the votes in {config.pairs} have changed since this model was trained, and it is kept;"
+                f" the same command with out={beside(config.out)} trains another on the votes of now"
             )
         say(f"{config.out}: the reward model is already trained; nothing to do")
         return
@@ -113,6 +115,12 @@ def train_reward(config: TrainRewardConfig) -> None:
     if card.measured.learning_curve:
         say(card.measured.learning_curve.words)
     say(f"The reward model is in {config.out}; CARD.md there says how far to trust it, pictures.html what it likes.")
+
+
+def beside(out: str) -> Path:
+    """Return the first of ``out``-2, ``out``-3 … that is not there."""
+    folder = Path(out)
+    return next(free for n in count(2) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
 def votes_hash(labelled: Sequence[LabelledPair]) -> str:

@@ -81,7 +81,7 @@ class ClipConfig(Family):
         if network.head is not None:
             groups.append({"params": [network.head], "lr": self.head_lr, "weight_decay": 0.0})
         ended = learn(
-            trl.ClipScorer(network),
+            trl.Scorer(network, network.forward),
             inputs,
             lesson.data,
             lesson.split,

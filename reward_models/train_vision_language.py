@@ -49,11 +49,15 @@ class VisionLanguageConfig(Family):
             weight.requires_grad_("lora_" in name or "modules_to_save" in name)
         padding = int(base.model.config.get_text_config().pad_token_id)
 
-        def inputs(rows: Tensor) -> dict[str, dict[str, Tensor]]:
-            return {"inputs": joined([_shown(model, lesson, row) for row in rows.tolist()], padding)}
+        def inputs(rows: Tensor) -> dict[str, Tensor]:
+            return joined([_shown(model, lesson, row) for row in rows.tolist()], padding)
+
+        def score(**shown: Tensor) -> Tensor:
+            logits: Tensor = network(**shown).logits
+            return logits[:, 0]
 
         open_weights = [weight for weight in network.parameters() if weight.requires_grad]
-        scorer = trl.VisionLanguageScorer(network)
+        scorer = trl.Scorer(network, score)
         ended = learn(
             scorer,
             inputs,

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped,unused-ignore]
 from datasets import Dataset  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer, models
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import (
     PreTrainedConfig,
@@ -30,9 +30,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rlhf_images.errors import NonFinite
 from rlhf_images.progress import progress
 
-from . import clip_preference
 from .comparisons import Comparisons
-from .preference import Network
 
 
 @final
@@ -68,59 +66,20 @@ class PicturePairs(RewardTrainer):
 
 @final
 class Scorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
-    """The network as TRL wants to see it."""
+    """A network that learns, as TRL wants to see it."""
 
     config_class = PreTrainedConfig
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: nn.Module, score: Callable[..., Tensor]) -> None:
         config = PreTrainedConfig()
         config.num_labels = 1
         super().__init__(config)
-        self.network = network
+        self.network, self.score = network, score
+        """What learns, and how it scores: named inputs of 2B pictures to scores ``(2B,)``."""
 
-    def forward(
-        self, evidence: Tensor | None = None, pixels: Tensor | None = None, texts: Tensor | None = None
-    ) -> SequenceClassifierOutput:
-        """Return the scores ``(2B, 1)`` of ready ``evidence``, or of ``pixels`` and ``texts`` if the tower learns."""
-        if evidence is None:
-            assert pixels is not None
-            assert texts is not None
-            evidence = self.network.evidence(pixels, texts)
-        return SequenceClassifierOutput(logits=self.network(evidence)[:, None])
-
-
-@final
-class ClipScorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
-    """A CLIP that learns, as TRL wants to see it."""
-
-    config_class = PreTrainedConfig
-
-    def __init__(self, network: clip_preference.Network) -> None:
-        config = PreTrainedConfig()
-        config.num_labels = 1
-        super().__init__(config)
-        self.network = network
-
-    def forward(self, pixels: Tensor, tokens: Tensor) -> SequenceClassifierOutput:
-        """Return the scores ``(2B, 1)`` of ``pixels (2B, 3, S, S)`` for the prompts' ``tokens (B, L)``."""
-        return SequenceClassifierOutput(logits=self.network(pixels, tokens)[:, None])
-
-
-@final
-class VisionLanguageScorer(PreTrainedModel):  # type: ignore[no-untyped-call,unused-ignore]
-    """A sequence classifier with adapters, as TRL wants to see it: without further arguments that it might be given."""
-
-    config_class = PreTrainedConfig
-
-    def __init__(self, network: Any) -> None:
-        config = PreTrainedConfig()
-        config.num_labels = 1
-        super().__init__(config)
-        self.network = network
-
-    def forward(self, inputs: dict[str, Tensor]) -> SequenceClassifierOutput:
+    def forward(self, inputs: Mapping[str, Tensor]) -> SequenceClassifierOutput:
         """Return the scores ``(2B, 1)``."""
-        return SequenceClassifierOutput(logits=self.network(**inputs).logits)
+        return SequenceClassifierOutput(logits=self.score(**inputs)[:, None])
 
 
 @final
@@ -136,7 +95,7 @@ class Collator:
         """Return the scorer's inputs for the pairs of ``rows``, with their targets."""
         pairs = torch.tensor([row["pair"] for row in rows])
         told = {"target": self.data.target[pairs], "weight": self.weight[pairs]}
-        return {**self.inputs(torch.cat([self.data.left[pairs], self.data.right[pairs]])), **told}
+        return {"inputs": self.inputs(torch.cat([self.data.left[pairs], self.data.right[pairs]])), **told}
 
 
 @final

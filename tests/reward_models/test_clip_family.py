@@ -304,7 +304,7 @@ def test_log_loss_is_of_the_weighted_pairs(votes):
 
     given = lesson(votes)
     network = Network(built(TINY), False, 16)
-    scorer, text = trl.ClipScorer(network), tokens(given.data.prompts, TINY)
+    scorer, text = trl.Scorer(network, network.forward), tokens(given.data.prompts, TINY)
     pixels = torch.rand(len(given.data.ids), 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def inputs(rows):

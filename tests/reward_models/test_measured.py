@@ -12,6 +12,7 @@ import torch
 from conftest import head_config, write_pairs
 from pairs_for_tests import made, picture
 
+import reward_models
 from reward_models.alarms import dead_head, group_leak, position_leak
 from reward_models.bias import EDITS, probe
 from reward_models.card import Card, Measured, SplitCard
@@ -26,6 +27,7 @@ from rlhf_images.data import decode
 from rlhf_images.preferences import Event, PreferencePair
 from rlhf_images.preferences.pairs import Counts
 from rlhf_images.preferences.summary import summarise
+from rlhf_images.reward import Reward, Scores
 
 
 def pairs_of(margin, target, tie=None) -> tuple[torch.Tensor, Comparisons]:
@@ -129,13 +131,42 @@ def test_the_probe_finds_what_a_model_leans_on():
     assert (reversed_.people, reversed_.model) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("name", list(EDITS)[:-1])
+@pytest.mark.parametrize("name", EDITS)
 def test_an_edit_gives_more_and_less_of_what_it_is_called(name):
     image = decode(picture(3, "PNG", 24)) * 0.6 + 0.2
-    before, more, less = (
-        float(PixelStatistic(name).statistic(EDITS[name](image, by)[None].clamp(0, 1))) for by in (0.0, 0.1, -0.1)
-    )
+    reward = reward_models.load({"jpeg_size": "jpeg_incompressibility"}.get(name, name))
+    edited = torch.stack([image, *(EDITS[name](image, by).clamp(0, 1) for by in (0.1, -0.1))])
+    before, more, less = reward.score(images=edited, prompts=3 * ["p"]).mean.tolist()
     assert less < before < more
+    if name == "jpeg_size":
+        assert more / before == pytest.approx(1.1, abs=0.05)
+        assert less / before <= 0.9
+
+
+def test_the_probe_finds_every_planted_leaning_and_none_where_there_is_none():
+    """Of a picture's left and right halves no edit, and no property, says which is brighter."""
+    source = torch.Generator().manual_seed(0)
+    soft = torch.nn.functional.interpolate(torch.rand(120, 3, 5, 5, generator=source), size=32, mode="bicubic")
+    strength = torch.rand(120, 3, 1, 1, 1, generator=source)
+    grain = 0.1 * strength[:, 0] * torch.randn(120, 3, 32, 32, generator=source)
+    pictures = list(
+        (0.5 + (soft - 0.5) * (0.3 + 0.7 * strength[:, 1]) + 0.3 * (strength[:, 2] - 0.5) + grain).clamp(0, 1)
+    )
+    left, right, target = pictures[:60], pictures[60:], torch.arange(60.0) % 2
+
+    class Sided(Reward):
+        def score(self, *, images, prompts):
+            halves = images.mean((1, 2))
+            return Scores.of((halves[:, :16].mean(1) - halves[:, 16:].mean(1)) / halves.mean(1))
+
+    for name in EDITS:
+        planted = reward_models.load({"jpeg_size": "jpeg_incompressibility"}.get(name, name))
+        one = probe(planted, left, right, ["p"] * 60, target, 8)[name]
+        assert one.model == 1.0
+        assert min(one.slope, one.up, -one.down) > 0, name
+    for name, one in probe(Sided(), left, right, ["p"] * 60, target, 8).items():
+        assert abs(one.model - 0.5) < 0.2, name
+        assert max(abs(one.up), abs(one.down)) < 0.02, name
 
 
 def test_dead_heads_and_sides_are_told(tmp_path):
@@ -222,7 +253,9 @@ def test_mistakes_are_the_surest_first(tmp_path):
     score[data.left] = torch.arange(12.0)
     everything = Split("picture", list(range(12)), [], np.arange(12), "")
     text = picture_page("t", "v", [], pairs, data, everything, score).decode()
-    told = re.findall(r"own choice (\d+) %; 100 % of the votes were against it\. prompt (\d+)", text)
+    told = re.findall(
+        r'own choice (\d+) %; 100 % of the votes were against it\.<br><span class="muted">prompt (\d+)', text
+    )
     assert [int(number) for _, number in told] == [10, 8, 6, 4, 2]
 
 

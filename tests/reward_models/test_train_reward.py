@@ -16,7 +16,7 @@ from reward_models.comparisons import Comparisons
 from reward_models.measures import agreement
 from reward_models.preference import STATISTICS, PreferenceModel, statistics
 from reward_models.recognise import RecogniseConfig, contrastive_loss, shifted
-from reward_models.train import TrainRewardConfig, noise_ceiling, train_reward
+from reward_models.train import TrainRewardConfig, beside, noise_ceiling, train_reward
 from rlhf_images import config as configs
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput, NonFinite
@@ -80,9 +80,11 @@ def test_votes_that_came_since_are_not_passed_over(tmp_path):
     before = files(tmp_path / "out")
     train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
     votes.store.add([Event("late", "vote", votes.pairs[0].pair, "ann", "tie")])
-    with pytest.raises(BadInput, match="have changed since this model was trained; choose another 'out'"):
+    (tmp_path / "out-2").mkdir()
+    with pytest.raises(BadInput, match=r"have changed since this model was trained.* out=\S+/out-3 trains another"):
         train_reward(head_config(tmp_path / "pairs", tmp_path / "out"))
     assert files(tmp_path / "out") == before
+    train_reward(head_config(tmp_path / "pairs", beside(str(tmp_path / "out"))))
 
 
 def test_save_then_load_gives_the_same_scores(trained, tmp_path):
