@@ -11,6 +11,9 @@ inputs that it once had, with its part of the same snapshot's weights; for a bac
 back, multiplied by 0. So all go through equal sequences of passes, whatever they compute, and meet where all of them
 wait. (torch's ``Join`` does the same for loops of whole steps.) What is said is one number, on the host, so that no
 device has to stop for it.
+
+A pass that was begun has to end: the others wait in it for blocks. Where one ends halfway, and somebody catches what it
+raised, this process stops, so that the others see that it is gone.
 """
 
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .errors import Stop
 from .snapshots import Snapshots
 
 
@@ -51,8 +55,9 @@ class Lockstep:
         self.network, self.snapshots, self._inputs, self._largest = network, snapshots, inputs, largest
         self._weights: list[str | None] = [None, *snapshots.copies]
         self._shadows: list[Tensor] = []
-        self._shadowing = False
+        self._shadowing = self._running = False
         network.register_forward_pre_hook(self._before_forward, prepend=True, with_kwargs=True)
+        network.register_forward_hook(self._after_forward)
 
     def wait(self) -> None:
         """Go through whatever the others still do, until all wait. No graph of a loss lives on after that."""
@@ -70,10 +75,19 @@ class Lockstep:
         if not self._shadowing:
             self._together(Next.LEARNING if learning else Next.FORWARD)
             self._inputs = _mapped((args, keywords), Tensor.detach)
+        self._running = True
         return _mapped((args, keywords), _differentiable) if learning else None
+
+    def _after_forward(self, *_: Any) -> None:
+        self._running = False
 
     def _together(self, mine: Next) -> None:
         """Do what the others do first; return when what is done next is ``mine``."""
+        if self._running:
+            raise Stop(
+                "the sharded denoiser ended halfway through a pass, in which the other processes wait for it; report"
+                " the pipeline, and launch it with configs/accelerate/ddp.yaml"
+            )
         weights = self._weights.index(self.snapshots.in_use)
         said = mine * len(self._weights) + (weights if mine == Next.FORWARD else 0)
         while (largest := self._largest(said)) != said:

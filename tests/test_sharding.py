@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from tiny_runs import end, log, tiny_generator, tuned_tensors, values
 from torch import distributed
 
 from rlhf_images.algorithms import ALGORITHMS
-from rlhf_images.errors import BadInput, ProcessLost
+from rlhf_images.errors import BadInput, ProcessLost, Stop
 from rlhf_images.generators import Generator
 from rlhf_images.generators.lora import ATTENTION, LoraConfig, make_trainable
 from rlhf_images.lockstep import Lockstep
 from rlhf_images.randomness import Randomness
 from rlhf_images.sharding import local, shard, whole
+from rlhf_images.snapshots import Snapshots
 
 PROMPTS = ["a handwritten one", "two", "a handwritten three"]
 GROUP = 3
@@ -155,6 +157,30 @@ def test_a_denoiser_that_takes_one_time_a_call_is_not_tried_in_parts(tmp_path):
     guided["generator"] = {"path": str(tmp_path / "generator"), "steps": 4, "guidance": 3.0, "height": 16, "width": 16}
     launch = launched("finetune", guided, 2, asks_for_fsdp)
     assert launch.codes(60) == [0, 0], launch.said
+
+
+class Halfway(torch.nn.Module):
+    """A network that raises in the middle of its second pass."""
+
+    passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        if self.passes == 2:
+            raise RuntimeError("it takes one time only")
+        return 2 * x
+
+
+def test_a_pass_that_ends_halfway_stops_its_process_whoever_caught_the_error():
+    """Or the others would wait in it, for half an hour."""
+    network = Halfway()
+    pace = Lockstep(network, Snapshots({}), ((torch.ones(1),), {}), largest=lambda number: number)
+    network(torch.ones(1))
+    pace.wait()
+    with suppress(RuntimeError):
+        network(torch.ones(1))
+    with pytest.raises(Stop, match="ended halfway"):
+        pace.wait()
 
 
 @pytest.fixture(scope="module")
