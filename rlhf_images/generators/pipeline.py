@@ -10,11 +10,9 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import Tensor, nn
 
 from ..errors import BadInput
@@ -22,7 +20,7 @@ from ..math.kernels import Gaussian, Kernel, ode
 from ..math.path import Path, Prediction
 from ..progress import is_main, progress, say
 from . import encodings
-from .batches import Parts, in_parts, same, whole
+from .batches import in_parts, same, whole
 from .inverse import encoded, instead_of_decoding, solved
 from .loading import load_pipeline
 from .placement import TextEncoders, offload_vae, remember_device, tune
@@ -30,23 +28,10 @@ from .prompt_folder import PromptFolder
 from .prompts_cache import Apart, PromptCache
 from .scheduler import Catching, Caught, Empty, Recording, Schedule, StandIn
 from .settings import GeneratorConfig, call_settings
+from .standing_in import same_attention, standing_in
+from .trajectory import Trajectory, joined
 from .truncation import Cuts, by_all, cuts, told
 from .unsuitable import why_not
-
-
-@final
-@dataclass(frozen=True)
-class Trajectory:
-    """What a call left.
-
-    ``images (B, 3, H, W)`` in [0, 1], T + 1 latents ``x_TB`` at ``times``, and the T ``gaussians`` that they were drawn
-    from, of std 0 where a step was deterministic.
-    """
-
-    images: Tensor
-    x_TB: list[Tensor]
-    times: Tensor
-    gaussians: list[Gaussian]
 
 
 @final
@@ -148,7 +133,7 @@ class Generator:
 
         with self._refusals():
             parts = in_parts(list(range(len(prompts))), work)
-        return parts[0][1] if len(parts) == 1 else _joined(parts)
+        return parts[0][1] if len(parts) == 1 else joined(parts)
 
     def predict(self, prompts: Sequence[str], x: Tensor, t: Tensor) -> Prediction:
         """Return the denoiser's opinion of noisy ``x (B, …)`` at ``t (B,)``, with gradient to its parameters.
@@ -287,7 +272,7 @@ class Generator:
                 made.append(encode(*args, **kwargs))
                 return made[-1]
 
-            with _standing_in(self.pipe, {"encode_prompt": heard}):
+            with standing_in(self.pipe, {"encode_prompt": heard}):
                 self.encode_prompts([prompt])
             return encodings.fingerprint(made[0])
 
@@ -329,7 +314,7 @@ class Generator:
         if isinstance(settings.get("negative_prompt"), str):
             settings["negative_prompt"] = [settings["negative_prompt"]] * len(prompts)
         parts = {"scheduler": scheduler} if prepare is None else {"scheduler": scheduler, "prepare_latents": prepare}
-        with _standing_in(self.pipe, parts), _same_attention(self.pipe, self._network):
+        with standing_in(self.pipe, parts), same_attention(self.pipe, self._network):
             images = self._call(self.pipe, prompt=list(prompts), **settings, **call).images
         return self._as_pictures(images)
 
@@ -384,45 +369,3 @@ class Generator:
             return catching.model_output
 
         return same(output([0, 1]), torch.cat([output([0]), output([1])]))
-
-
-def _joined(parts: Parts[Trajectory]) -> Trajectory:
-    """Return the trajectory of a batch of those of its parts, which took the same steps."""
-    first = parts[0][1]
-    steps = range(len(first.gaussians))
-    return Trajectory(
-        whole([(rows, part.images) for rows, part in parts]),
-        [whole([(rows, part.x_TB[i]) for rows, part in parts]) for i in range(len(first.x_TB))],
-        first.times,
-        [
-            Gaussian(
-                whole([(rows, part.gaussians[i].mean) for rows, part in parts]),
-                whole([(rows, part.gaussians[i].std) for rows, part in parts]),
-            )
-            for i in steps
-        ],
-    )
-
-
-@contextmanager
-def _standing_in(pipe: Any, parts: dict[str, Any]) -> Iterator[None]:
-    """Put ``parts`` in place of the pipeline's own, past diffusers' ``__setattr__``, which rewrites its config."""
-    own = {name: pipe.__dict__[name] for name in parts if name in pipe.__dict__}
-    pipe.__dict__.update(parts)
-    try:
-        yield
-    finally:
-        for name in parts:
-            del pipe.__dict__[name]
-        pipe.__dict__.update(own)
-
-
-@contextmanager
-def _same_attention(pipe: Any, denoiser: Any) -> Iterator[None]:
-    """Put back the attention that perturbed-attention guidance exchanges for the time of a call, and we leave early."""
-    processors = denoiser.attn_processors if isinstance(pipe, PAGMixin) else None
-    try:
-        yield
-    finally:
-        if processors is not None:
-            denoiser.set_attn_processor(processors)
