@@ -154,6 +154,10 @@ class Processes:
             mine = self.shared(mine.float()[None], [self.rank], self.count).double().sum(0)
         return dict(zip(names, mine.tolist(), strict=True))
 
+    def total(self, value: float) -> float:
+        """Return the sum of ``value`` over the processes."""
+        return float(self._summed(torch.tensor([value], device=self.device)))
+
     def largest(self, value: float) -> float:
         """Return the largest ``value`` of all processes."""
         return float(self.shared(torch.tensor([value]), [self.rank], self.count).max())
@@ -191,6 +195,14 @@ class Processes:
         code, text = next(stop for stop in told if stop)
         raise {kind.exit_code: kind for kind in (BadInput, NonFinite, RewardFailed)}.get(code, Stop)(text)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Meet the other processes, wherever they still have to run the denoiser, for a collective within ``with``."""
+        if self._lockstep:
+            self._lockstep.wait()
+        with self._all_there():
+            yield
+
     def wait(self) -> None:
         """Wait for all processes."""
         with self.together():
@@ -217,18 +229,6 @@ class Processes:
         with self._all_there():
             distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._pace)
         return int(said)
-
-    def total(self, value: float) -> float:
-        """Return the sum of ``value`` over the processes."""
-        return float(self._summed(torch.tensor([value], device=self.device)))
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Meet the other processes, wherever they still have to run the denoiser, for a collective within ``with``."""
-        if self._lockstep:
-            self._lockstep.wait()
-        with self._all_there():
-            yield
 
     @contextmanager
     def _all_there(self) -> Iterator[None]:
