@@ -155,14 +155,17 @@ def _tested(drawn: World) -> Comparisons:
 
 
 def choosing(start: int = 20, pool: int = 3000) -> None:
-    """D-optimal choice at n against random at 1.6 n; then by heads that are told how clear the taste is."""
+    """D-optimal choice at n against random at 1.6 n; by heads told how clear the taste is; of equal variances."""
     sizes = (50, 100, 200, 400)
-    for told in (False, True):
+    for told, falling in ((False, 0.5), (True, 0.5), (False, 0.0)):
+        print(
+            f"\n{'told how clear' if told else 'learnt'}; variance of feature k: {'1/k' if falling else 'all equal'}\n"
+        )
         print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
         print("|---|---|---|---|---|")
         found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
         for seed in range(SEEDS):
-            drawn = world(seed, pool)
+            drawn = world(seed, pool, falling)
             for name, counts in (("n", sizes), ("1.6n", [round(1.6 * n) for n in sizes])):
                 fits = [fitted(drawn, list(range(n)), seed, told)[0] for n in counts]
                 found[name].append([true_accuracy(drawn, fit) for fit in fits])
