@@ -33,6 +33,7 @@ class ClipPreference(Reward):
     """Scores in log-odds: a difference of two for one prompt says how likely the first is preferred."""
 
     can = Capabilities(differentiable=True, pairwise=True, trainable=True)
+    log_odds = True
 
     def __init__(self, towers: Towers, head: Tensor | None = None, reference: Tensor | None = None) -> None:
         self.clip = Clip(towers)

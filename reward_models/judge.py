@@ -100,6 +100,7 @@ class Judge(Reward):
         self.chat, self.ask = chat, ask
         self.at_once = isinstance(chat, ServedChat)
         self.can = replace(self.can, remote=self.at_once)
+        self.log_odds = isinstance(ask, Checklist) and ask.weights is not None
 
     @property
     def id(self) -> str:
@@ -201,6 +202,11 @@ class PairwiseJudge(Judge):
 
 def load(file: str) -> Judge:
     """Return the judge that a YAML file describes."""
+    try:
+        configs.find(file)
+    except BadInput:
+        own = [name for name in configs.shipped() if name.startswith("judge/") and not name.endswith("/reward.yaml")]
+        raise BadInput(f"judge@{file}: no such file; shipped ones: {', '.join(own)}") from None
     return judge(configs.load(JudgeConfig, file))
 
 

@@ -97,6 +97,7 @@ def test_the_card_measures_what_the_saved_model_says(clip_folder, votes):
     images = torch.stack([given.pairs.image(given.data.ids[i]) for i in given.data.left[rows]])
     scores = model.score(images=images, prompts=[given.data.prompts[i] for i in given.data.left[rows]]).mean
     assert model.reference[0] - 5 < scores.min()
+    assert (model.preferred(scores) > 0).all()  # a difference of scores is in log-odds
     again = model.prefer(left=images, right=images.flip(0), prompts=["x"] * 8).mean
     torch.testing.assert_close(again + again.flip(0), torch.ones(8))
 
