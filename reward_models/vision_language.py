@@ -85,6 +85,7 @@ class VisionLanguage(Reward):
     """Scores in log-odds. Made by `train_vision_language`, or by `load`."""
 
     can = Capabilities(trainable=True)
+    log_odds = True
 
     def __init__(self, base: Base, model: Any, adapters: Adapters, text: str) -> None:
         self.base, self.adapters, self.text = base, adapters, text

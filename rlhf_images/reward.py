@@ -83,7 +83,7 @@ class Reward(ABC):
     """The sorted scores ``(N,)`` of its reference pictures, by which a score answers as a percentile and by whose mean
     and spread rewards of different units can be added; empty where none were measured."""
     log_odds: bool = False
-    """Whether a difference of two means is the log-odds that the first picture is preferred."""
+    """Whether a difference of two means for one prompt is the log-odds that the first picture is preferred."""
 
     @abstractmethod
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
@@ -93,13 +93,15 @@ class Reward(ABC):
         """
 
     def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
-        """Return P(left is preferred to right) in [0, 1] for pairs of ``(B, 3, H, W)``, from 1, ½ or 0 by the scores.
+        """Return P(left is preferred to right) in [0, 1] for pairs of ``(B, 3, H, W)``.
 
-        A pairwise reward says it in its own way. ``valid`` is False where either picture failed.
+        By the scores: σ(left − right) where they are in `log_odds`, else 1, ½ or 0. A pairwise reward has a way of its
+        own. ``valid`` is False where either picture failed.
         """
         scored_left, scored_right = (self.score(images=images, prompts=prompts) for images in (left, right))
         difference = scored_left.mean - scored_right.mean
-        return Scores((difference.sign() + 1) / 2, scored_left.valid & scored_right.valid)
+        chance = torch.sigmoid(difference) if self.log_odds else (difference.sign() + 1) / 2
+        return Scores(chance, scored_left.valid & scored_right.valid)
 
     def percentiles(self, scores: Tensor) -> Tensor:
         """Return the share in [0, 1] of reference pictures that score no more than each of ``scores (B,)``."""

@@ -187,6 +187,23 @@ def test_a_posterior_is_the_one_of_its_std(reward, batch):
     torch.testing.assert_close(doubts.square().sum(1).sqrt(), std, rtol=1e-3, atol=1e-4)
 
 
+def test_who_is_preferred_follows_from_the_scores(reward, batch):
+    """Whatever learnt from votes says how likely; others say which, unless they have a way of their own."""
+    if reward.can.groupwise and not reward.can.pairwise:
+        pytest.skip("two pictures of a pair are no group")
+    images, prompts = batch
+    there = reward.prefer(left=images, right=images.flip(0), prompts=prompts[:1] * 8)
+    back = reward.prefer(left=images.flip(0), right=images, prompts=prompts[:1] * 8)
+    assert there.valid.all()
+    torch.testing.assert_close(there.mean + back.mean, torch.ones(8))
+    assert reward.log_odds or not reward.can.trainable
+    if not reward.can.pairwise:
+        left = reward.score(images=images, prompts=prompts[:1] * 8).mean
+        odds = left - left.flip(0)
+        expected = torch.sigmoid(odds) if reward.log_odds else (odds > 0) + 0.5 * (odds == 0)
+        torch.testing.assert_close(there.mean, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_says_who_it_is(reward):
     name, _, version = reward.id.rpartition("-")
     assert name
