@@ -161,7 +161,8 @@ class ChecklistJudge(Judge):
         if self.ask.weights is None:
             mean = chances.mean(1)
         else:
-            mean = log_odds(chances) @ torch.tensor([self.ask.weights[name] for name in names], device=images.device)
+            worth = torch.tensor([self.ask.weights[name] for name in names], device=images.device)
+            mean = (log_odds(chances) * worth).sum(1)  # a matrix product would be in half precision under autocast
         return Scores.of(mean, components=dict(zip(names, chances.unbind(1), strict=True)))
 
 
