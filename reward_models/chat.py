@@ -34,6 +34,9 @@ class Question:
 class Chat(ABC):
     """Somebody who looks at pictures and answers with one of a few words."""
 
+    remote: bool = False
+    """Whether the pictures leave this process, and any number of questions may be asked at once."""
+
     @property
     @abstractmethod
     def id(self) -> str:

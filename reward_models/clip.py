@@ -64,10 +64,6 @@ class Clip:
         self.model.to(device)
         self._texts.clear()
 
-    def forget_texts(self) -> None:
-        """Drop the embedded prompts, as must be done when the text tower has changed."""
-        self._texts.clear()
-
     def images(self, images: Tensor) -> Tensor:
         """Return the embeddings ``(B, E)`` of ``images (B, 3, H, W)`` in [0, 1], of length 1."""
         device = next(self.model.parameters()).device

@@ -32,7 +32,7 @@ WEIGHTS, HEAD = "open_clip_model.safetensors", "head.safetensors"
 class ClipPreference(Reward):
     """Scores in log-odds: a difference of two for one prompt says how likely the first is preferred."""
 
-    can = Capabilities(differentiable=True, pairwise=True, trainable=True)
+    can = Capabilities(differentiable=True, trainable=True)
     log_odds = True
 
     def __init__(self, towers: Towers, head: Tensor | None = None, reference: Tensor | None = None) -> None:
@@ -52,10 +52,9 @@ class ClipPreference(Reward):
         with torch.autocast(embedded.device.type, enabled=False):
             return Scores.of(scores_of_embedded(self.clip.model, embedded, self.clip.texts(prompts), self.head))
 
-    def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
-        """Return P(left is preferred) ``(B,)``, as the model was trained to give it."""
-        scores = [self.score(images=images, prompts=prompts) for images in (left, right)]
-        return Scores(torch.sigmoid(scores[0].mean - scores[1].mean), scores[0].valid & scores[1].valid)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings ``(B, E)`` of the pictures."""
+        return self.clip.images(images)
 
     def to(self, device: torch.device | str) -> "ClipPreference":
         """Return the model with its weights on ``device``."""

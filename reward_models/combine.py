@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_images.errors import BadInput
-from rlhf_images.reward import Capabilities, Reward, Scores, identity
+from rlhf_images.reward import Capabilities, Reward, Scores, asked, identity
 
 
 @final
@@ -55,7 +55,7 @@ class Weighted(Reward):
                     f"reward '{name}': cannot be added to others before it is known how its scores spread; 'finetune'"
                     " measures that on the base generator's pictures, elsewhere set its `reference`"
                 )
-            scores = part.score(images=images, prompts=prompts).to(images.device)
+            scores = _alone(part, images, prompts)
             means.append(weight * (scores.mean - unit[0]) / unit[1])
             valids.append(scores.valid)
             variances += [] if scores.std is None else [(weight * scores.std / unit[1]).square()]
@@ -100,7 +100,7 @@ class Ensemble(Reward):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the mean of the members ``(B,)`` and how far they disagree; it fails where any of them does."""
-        scores = [member.score(images=images, prompts=prompts).to(images.device) for member in self.members]
+        scores = [_alone(member, images, prompts) for member in self.members]
         means = torch.stack([part.mean for part in scores])
         within = [part.std.square() for part in scores if part.std is not None]
         variance = means.detach().var(0) + (torch.stack(within).mean(0) if within else 0)
@@ -118,10 +118,15 @@ class Ensemble(Reward):
         return self
 
 
+def _alone(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Scores:
+    """Return the scores of one of several rewards; what it does to its pictures the others do not see."""
+    return asked(reward, images.clone(), list(prompts)).to(images.device)
+
+
 def _unit(reward: Reward) -> tuple[float, float] | None:
     """Return mean and std of the reference scores, or None where they are not known or do not differ."""
     known = reward.reference.double()
-    if len(known) < 2 or float(known.std()) <= 1e-9 * float(known.abs().max()):
+    if len(known) < 2 or not float(known.std()) > 1e-9 * float(known.abs().max()):  # nor where one is not finite
         return None
     return float(known.mean()), float(known.std())
 

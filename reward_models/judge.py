@@ -98,9 +98,8 @@ class Judge(Reward):
 
     def __init__(self, chat: Chat, ask: YesNo | Checklist | Pairwise) -> None:
         self.chat, self.ask = chat, ask
-        self.at_once = isinstance(chat, ServedChat)
-        self.can = replace(self.can, remote=self.at_once)
-        self.log_odds = isinstance(ask, Checklist) and ask.weights is not None
+        self.at_once = chat.remote
+        self.can = replace(self.can, remote=chat.remote)
 
     @property
     def id(self) -> str:
@@ -146,6 +145,10 @@ class ChecklistJudge(Judge):
     can = Capabilities(trainable=True)
     ask: Checklist
 
+    def __init__(self, chat: Chat, ask: Checklist) -> None:
+        super().__init__(chat, ask)
+        self.log_odds = ask.weights is not None
+
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the scores ``(B,)``; a picture with a question that got no answer has none."""
         names = list(self.ask.questions)
@@ -158,7 +161,8 @@ class ChecklistJudge(Judge):
         if self.ask.weights is None:
             mean = chances.mean(1)
         else:
-            mean = log_odds(chances) @ torch.tensor([self.ask.weights[name] for name in names], device=images.device)
+            worth = torch.tensor([self.ask.weights[name] for name in names], device=images.device)
+            mean = (log_odds(chances) * worth).sum(1)  # a matrix product would be in half precision under autocast
         return Scores.of(mean, components=dict(zip(names, chances.unbind(1), strict=True)))
 
 
@@ -171,28 +175,21 @@ class PairwiseJudge(Judge):
 
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the mean P ``(B,)`` over the others of the group; a picture alone has no score."""
+        mean, std = torch.full((2, len(prompts)), torch.nan).unbind(0)
         known = [i for i, image in enumerate(images) if bool(torch.isfinite(image).all())]
-        pairs = list(permutations(known, 2))
-        first = self._first([(images[i], images[j], prompts[i]) for i, j in pairs])
-        chance = dict(zip(pairs, first.tolist(), strict=True))
-        count = len(prompts)
-        preferred, spread = torch.full((2, count, count), torch.nan).unbind(0)
-        for i, j in pairs:
-            preferred[i, j], spread[i, j] = _agreed(chance[i, j], chance[j, i])
-        others = max(1, len(known) - 1)
-        mean, std = torch.full((2, count), torch.nan).unbind(0)
-        for i in known if len(known) > 1 else []:
-            row = [j for j in known if j != i]
-            mean[i], std[i] = preferred[i, row].mean(), spread[i, row].square().sum().sqrt() / others
+        if len(known) > 1:
+            others = ~torch.eye(len(known), dtype=torch.bool)
+            first = torch.zeros(len(known), len(known))
+            first[others] = self._first([(images[i], images[j], prompts[i]) for i, j in permutations(known, 2)])
+            preferred, spread = (each[others].view(len(known), -1) for each in _agreed(first, first.T))
+            mean[known], std[known] = preferred.mean(1), spread.square().sum(1).sqrt() / (len(known) - 1)
         return Scores.of(mean.to(images.device), std.to(images.device))
 
     def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
         """Return P(left is preferred) ``(B,)``; ``std`` and the components say how the two orders differ."""
         rows = list(zip(left, right, prompts, strict=True))
-        forth, back = self._first([*rows, *((b, a, prompt) for a, b, prompt in rows)]).chunk(2)
-        mean, std = (forth + 1 - back) / 2, (forth - (1 - back)).abs() / 2
-        parts = {"left first": forth, "right first": 1 - back}
-        return Scores.of(mean.to(left.device), std.to(left.device), {k: v.to(left.device) for k, v in parts.items()})
+        forth, back = self._first([*rows, *((b, a, prompt) for a, b, prompt in rows)]).to(left.device).chunk(2)
+        return Scores.of(*_agreed(forth, back), {"left first": forth, "right first": 1 - back})
 
     def _first(self, rows: Sequence[tuple[Tensor, Tensor, str]]) -> Tensor:
         """Return the chance that the first of two pictures is called the better ``(Q,)``."""
@@ -232,9 +229,9 @@ def log_odds(chances: Tensor) -> Tensor:
     return torch.logit(chances, eps=1 / (1 + math.exp(SURE)))
 
 
-def _agreed(forth: float, back: float) -> tuple[float, float]:
-    """Return P and std from P("the first" | a, b) and P("the first" | b, a)."""
-    return (forth + 1 - back) / 2, abs(forth - (1 - back)) / 2
+def _agreed(forth: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Return P and std from P("the first" | a, b) and P("the first" | b, a), of the same shape."""
+    return (forth + 1 - back) / 2, (forth - (1 - back)).abs() / 2
 
 
 def _filled(text: str, prompt: str) -> str:

@@ -23,7 +23,8 @@ REPOSITORY = "yuvalkirstain/PickScore_v1"
 class PickScore(Reward):
     """About 17 to 24 for ordinary pictures; a difference of two scores for one prompt is in log-odds."""
 
-    can = Capabilities(differentiable=True, pairwise=True)
+    can = Capabilities(differentiable=True)
+    log_odds = True
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
@@ -43,12 +44,6 @@ class PickScore(Reward):
         """Return the scores ``(B,)``, with gradient to the pixels."""
         scale = self.clip.model.get_parameter("logit_scale").exp()
         return Scores.of(scale * self.clip.cosine(images, prompts))
-
-    def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
-        """Return P(left is preferred) ``(B,)``, as the model was trained to give it."""
-        scores = [self.score(images=images, prompts=prompts) for images in (left, right)]
-        chance = torch.sigmoid(scores[0].mean - scores[1].mean)
-        return Scores(chance, scores[0].valid & scores[1].valid)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the embeddings ``(B, E)`` of the pictures."""

@@ -46,13 +46,14 @@ class Posterior:
 
     def std(self, x: Tensor) -> Tensor:
         """Return the standard deviation ``(B,)`` of ``x @ w`` for ``x (B, D)``."""
-        inside = (x @ self.basis.T).square()
-        variance = self.rest * x.square().sum(1) + inside @ (self.variance - self.rest)
-        std: Tensor = variance.clamp(min=1e-12).sqrt()
+        std: Tensor = self.factors(x).square().sum(1).clamp(min=1e-12).sqrt()
         return std
 
     def factors(self, x: Tensor) -> Tensor:
-        """Return Σ^½ x for each row ``(B, D)``: their products are the covariances of the scores."""
+        """Return Σ^½ x for each row ``(B, D)``: their products are the covariances of the scores.
+
+        Roots are subtracted here, not variances: what is known well, under a wide prior, keeps its digits in float32.
+        """
         inside = (x @ self.basis.T) * (self.variance.sqrt() - self.rest**0.5)
         factors: Tensor = self.rest**0.5 * x + inside @ self.basis
         return factors

@@ -30,7 +30,6 @@ from .web import NoAnswer, Service, printable
 
 TOKEN = "RLHF_IMAGES_REWARD_TOKEN"
 """The environment variable with the server's token."""
-PORT = 8720
 PER_QUESTION = 4
 """Pictures in one question; a failure costs as many."""
 CONNECTIONS = 4

@@ -34,6 +34,8 @@ Told = Literal["logprobs", "word"]
 class ServedChat(Chat):
     """``name`` at ``url``, as in ``http://127.0.0.1:8000/v1``."""
 
+    remote = True
+
     def __init__(self, url: str, name: str, told: Told = "logprobs") -> None:
         self.service, self.name, self.told = Service.at(url, KEY), name, told
 

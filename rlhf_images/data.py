@@ -132,7 +132,9 @@ def _shown(picture: Image.Image) -> Image.Image:
         raise ValueError(f"{picture.width}×{picture.height} pixels, the limit is {MAX_PIXELS}")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8)).convert("RGB")
+        deep = np.asarray(picture)
+        shown = np.where(deep == picture.info.get("transparency", -1), 65535, deep)  # one grey may be declared clear
+        return Image.fromarray((shown / 257).round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise ValueError("its numbers have no fixed range; save it with 8 or 16 bits a channel")
     if picture.has_transparency_data:

@@ -5,6 +5,7 @@ A reward is one class in one file: it declares what it `can` and says `score`. E
 
 import hashlib
 import inspect
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .errors import BadInput, RewardFailed
+from .errors import BadInput, RewardFailed, Stop
 
 RewardSpec = str | tuple[str, ...] | dict[str, float]
 """A reward in a config: a name, folder or module:attribute; a list of them, whose mean counts (an ensemble); or a
@@ -57,9 +58,9 @@ class Scores:
     @classmethod
     def of(cls, mean: Tensor, std: Tensor | None = None, components: Mapping[str, Tensor] | None = None) -> "Scores":
         """Return scores, in float32, in which a NaN or an infinity of ``mean`` or ``std`` is a failure."""
+        mean, std = mean.float(), None if std is None else std.float()
         valid = torch.isfinite(mean) if std is None else torch.isfinite(mean) & torch.isfinite(std)
-        parts = {name: part.float() for name, part in (components or {}).items()}
-        return cls(mean.float(), valid, None if std is None else std.float(), parts)
+        return cls(mean, valid, std, {name: part.float() for name, part in (components or {}).items()})
 
     def to(self, device: torch.device) -> "Scores":
         """Return the scores on ``device``."""
@@ -83,7 +84,7 @@ class Reward(ABC):
     """The sorted scores ``(N,)`` of its reference pictures, by which a score answers as a percentile and by whose mean
     and spread rewards of different units can be added; empty where none were measured."""
     log_odds: bool = False
-    """Whether a difference of two means is the log-odds that the first picture is preferred."""
+    """Whether a difference of two means for one prompt is the log-odds that the first picture is preferred."""
 
     @abstractmethod
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
@@ -93,13 +94,15 @@ class Reward(ABC):
         """
 
     def prefer(self, *, left: Tensor, right: Tensor, prompts: Sequence[str]) -> Scores:
-        """Return P(left is preferred to right) in [0, 1] for pairs of ``(B, 3, H, W)``, from 1, ½ or 0 by the scores.
+        """Return P(left is preferred to right) in [0, 1] for pairs of ``(B, 3, H, W)``.
 
-        A pairwise reward says it in its own way. ``valid`` is False where either picture failed.
+        By the scores: σ(left − right) where they are in `log_odds`, else 1, ½ or 0. A pairwise reward has a way of its
+        own. ``valid`` is False where either picture failed.
         """
         scored_left, scored_right = (self.score(images=images, prompts=prompts) for images in (left, right))
         difference = scored_left.mean - scored_right.mean
-        return Scores((difference.sign() + 1) / 2, scored_left.valid & scored_right.valid)
+        chance = torch.sigmoid(difference) if self.log_odds else (difference.sign() + 1) / 2
+        return Scores(chance, scored_left.valid & scored_right.valid)
 
     def percentiles(self, scores: Tensor) -> Tensor:
         """Return the share in [0, 1] of reference pictures that score no more than each of ``scores (B,)``."""
@@ -153,7 +156,10 @@ class Reward(ABC):
 
 @final
 class FunctionReward(Reward):
-    """Any function ``(images, prompts) -> (B,) tensor`` as a reward, for a user's own file."""
+    """Any function ``(images, prompts) -> (B,) tensor`` as a reward, for a user's own file.
+
+    It is given float32, whatever the pictures come in, and computes outside of autocast.
+    """
 
     def __init__(self, function: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
         self.function = function
@@ -166,9 +172,10 @@ class FunctionReward(Reward):
     def score(self, *, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Return the function's values; NaN and infinity are failures."""
         try:
-            values = torch.as_tensor(self.function(images, prompts))
+            with torch.autocast(images.device.type, enabled=False):
+                values = torch.as_tensor(self.function(images.float(), list(prompts)))
         except Exception as error:  # somebody else's code: whatever it raises, the reward failed
-            raise RewardFailed(f"the reward function raised {type(error).__name__}: {error}") from error
+            raise RewardFailed(f"the reward function raised {_told(error)}") from error
         if values.shape != (len(prompts),):
             raise RewardFailed(
                 f"the reward function must return one score a picture: {len(prompts)} asked, shape"
@@ -197,10 +204,7 @@ def scores_of(
         rows = list(range(len(prompts)))
         size = len(rows) if reward.at_once else micro_size
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-    parts = []
-    for batch in batches:
-        part = reward.score(images=images[batch], prompts=[prompts[row] for row in batch])
-        parts.append(_checked(part, reward, len(batch)))
+    parts = [asked(reward, images[batch], [prompts[row] for row in batch]) for batch in batches]
     place = torch.tensor([row for batch in batches for row in batch]).argsort()
 
     def joined(columns: Sequence[Tensor]) -> Tensor:
@@ -209,12 +213,14 @@ def scores_of(
     mean = joined([part.mean.float() for part in parts])
     valid = joined([part.valid for part in parts]) & torch.isfinite(mean)
     valid &= torch.isfinite(images).flatten(1).all(1).cpu()
-    stds = [part.std.float() for part in parts if part.std is not None]
+    std = joined([part.std.float() for part in parts if part.std is not None]) if reward.can.uncertainty else None
+    if std is not None:
+        valid &= torch.isfinite(std) & (std >= 0)
     names = [name for name in parts[0].components if all(name in part.components for part in parts)]
     return Scores(
         mean.where(valid, torch.full_like(mean, torch.nan)),
         valid,
-        joined(stds) if len(stds) == len(parts) else None,
+        std,
         {name: joined([part.components[name].float() for part in parts]) for name in names},
     )
 
@@ -236,11 +242,37 @@ def source_of(found: object) -> bytes:
         return b""
 
 
-def _checked(scores: Scores, reward: Reward, count: int) -> Scores:
+def asked(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Scores:
+    """Return what ``reward`` says, if it is one score a picture of what it declares; else, or if it raises, it failed.
+
+    Somebody else's code may have written it: only running out of memory is left to who asked for so many pictures.
+    """
+    try:
+        scores = reward.score(images=images, prompts=prompts)
+    except (Stop, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise RewardFailed(f"{reward.id}: raised {_told(error)}") from error
+    return _checked(scores, reward, len(prompts))
+
+
+def _checked(scores: object, reward: Reward, count: int) -> Scores:
     """Return ``scores`` if there is one a picture, and no picture of ours was lost or invented."""
+    if not isinstance(scores, Scores):
+        raise RewardFailed(f"{reward.id}: gave a {type(scores).__name__}, not Scores")
     for name, column in {"mean": scores.mean, "valid": scores.valid, "std": scores.std, **scores.components}.items():
+        if column is not None and not isinstance(column, Tensor):
+            raise RewardFailed(f"{reward.id}: '{name}' is a {type(column).__name__}, not a tensor")
         if column is not None and column.shape != (count,):
             raise RewardFailed(f"{reward.id}: '{name}' of {count} pictures has shape {tuple(column.shape)}")
+    if scores.valid.dtype != torch.bool:
+        raise RewardFailed(f"{reward.id}: 'valid' is of {scores.valid.dtype}, not of torch.bool")
     if (scores.std is not None) != reward.can.uncertainty:
         raise RewardFailed(f"{reward.id}: declares uncertainty={reward.can.uncertainty}, and does otherwise")
     return scores
+
+
+def _told(error: Exception) -> str:
+    """Return an exception in one line, with the place that it comes from."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(place.filename).name}, line {place.lineno})"

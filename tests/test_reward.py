@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reward_models.combine import Ensemble, Weighted
 from rlhf_images.errors import BadInput, RewardFailed
 from rlhf_images.processes import Processes
 from rlhf_images.reward import Capabilities, FunctionReward, Reward, Scores, identity, scores_of
@@ -93,6 +94,83 @@ def test_gathered_by_one_process_equals_scored():
 def test_a_reward_that_breaks_its_word_is_stopped(reward, says):
     with pytest.raises(RewardFailed, match=says):
         scores_of(reward, numbered(2), ["x"] * 2, 2)
+
+
+def scored(mean: object, valid: object, **more: object) -> FunctionReward:
+    """A class of a user's that says this of two pictures, whatever they are."""
+
+    class Own(Reward):
+        can = Capabilities(uncertainty="std" in more)
+
+        def score(self, *, images, prompts):
+            return Scores(mean, valid, **more)
+
+    return Own()
+
+
+YES = torch.tensor([True, True])
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        (scored([1.0, 2.0], YES), "'mean' is a list, not a tensor"),
+        (scored(torch.ones(2), torch.ones(2)), "'valid' is of torch.float32"),
+        (scored(torch.ones(2), torch.tensor([1, 0])), "'valid' is of torch.int64"),
+        (scored(torch.ones(2), YES[:1]), r"'valid' of 2 pictures has shape \(1,\)"),
+        (scored(torch.ones(2), YES, components={"part": 1.0}), "'part' is a float"),
+        (Given([1.0]), r"raised IndexError: .* \(test_reward.py, line \d+\)$"),
+        (FunctionReward(lambda images, prompts: [1.0, None]), "NoneType"),
+        (FunctionReward(lambda images, prompts: torch.ones(2, 1)), "one score a picture"),
+    ],
+)
+def test_what_is_no_answer_is_told_in_one_line(reward, says):
+    """Alone, and where a sum or an ensemble would spread one number over all pictures."""
+    for asked in (reward, Ensemble([reward, reward])):
+        with pytest.raises(RewardFailed, match=says) as failure:
+            scores_of(asked, numbered(2), ["x"] * 2, 2)
+        assert "\n" not in str(failure.value)
+
+
+def test_no_memory_is_not_a_failure_of_the_reward():
+    """Whoever asked for so many pictures at once can ask for fewer."""
+
+    class Large(Reward):
+        def score(self, *, images, prompts):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        scores_of(Large(), numbered(2), ["x"] * 2, 2)
+
+
+def test_a_doubt_that_is_none_is_a_failure():
+    unsure = scored(torch.ones(2), YES, std=torch.tensor([torch.nan, -1.0]))
+    assert not scores_of(unsure, numbered(2), ["x"] * 2, 2).valid.any()
+    assert Scores.of(torch.tensor([1e300, 1.0], dtype=torch.float64)).valid.tolist() == [False, True]
+
+
+def test_what_a_member_does_to_its_pictures_stays_with_it():
+    """A score depends neither on the other members nor on what they do to what they are given."""
+
+    def careless(images, prompts):
+        return images.zero_().mean((1, 2, 3))
+
+    class Careless(Reward):
+        reference = torch.tensor([-1.0, 1.0])
+
+        def score(self, *, images, prompts):
+            return Scores.of(careless(images, prompts))
+
+    bright = Given([1.0, 2.0])
+    bright.reference = torch.tensor([0.0, 3.0])
+    images = numbered(2)
+    for first in (Careless(), FunctionReward(careless)):
+        first.reference = Careless.reference
+        together = scores_of(Ensemble([first, bright]), images, ["x"] * 2, 2)
+        assert together.components["member 1"].tolist() == [1, 2]
+        added = scores_of(Weighted({"a": (first, 1.0), "b": (bright, 1.0)}), images, ["x"] * 2, 2)
+        assert added.components["b"].tolist() == [1, 2]
+    assert torch.equal(images, numbered(2))
 
 
 def test_one_score_too_few_is_stopped():

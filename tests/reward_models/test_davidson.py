@@ -140,6 +140,16 @@ def test_the_posterior_is_the_dense_formula():
     torch.testing.assert_close(posterior.scaled(0.5).std(found), posterior.std(found) / 2)
 
 
+def test_what_is_well_known_under_a_wide_prior_keeps_its_digits_in_float32():
+    """As a score's doubt is computed, after many votes on few features: the prior is a million times as wide."""
+    root = torch.randn(7, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    hessian = 1e3 * root @ root.T
+    dense = torch.linalg.inv(hessian + 1e-3 * torch.eye(7, dtype=torch.float64))
+    found = torch.randn(50, 7, generator=torch.Generator().manual_seed(3))
+    std = Posterior.of(hessian, 1e-3, None, 7).to("cpu", torch.float32).std(found).double()
+    torch.testing.assert_close(std, (found.double() @ dense * found).sum(1).sqrt(), rtol=2e-3, atol=0)
+
+
 def test_a_posterior_in_fewer_directions_keeps_the_best_known_ones_and_the_trace():
     x, _, votes = drawn(60, 7)
     hessian = Newton(x, votes).hessian(torch.zeros(60, dtype=torch.float64), 0.0)

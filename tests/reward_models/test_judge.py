@@ -19,7 +19,6 @@ from tiny_vlms import Scripted
 import reward_models
 from reward_models.chat import LocalChat, Question
 from reward_models.judge import Checklist, JudgeConfig, Pairwise, PairwiseJudge, YesJudge, YesNo, log_odds
-from reward_models.judge import judge as judge_of
 from reward_models.served_chat import KEY, ServedChat
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_checklist import ChecklistConfig
@@ -287,8 +286,7 @@ def test_a_checklist_learns_what_its_answers_are_worth(asked_pairs, tmp_path):
         weights = torch.tensor([judge.ask.weights[name] for name in checks])
         expected = log_odds(torch.stack(list(scores.components.values()), 1)) @ weights
         torch.testing.assert_close(scores.mean, expected)
-        assert judge.percentiles(scores.mean).shape == judge.preferred(scores.mean).shape == (2,)
-        assert not judge_of(config).log_odds  # without weights it is a mean chance
+        assert ((judge.preferred(scores.mean) > 0) & (judge.preferred(scores.mean) < 1)).all()
     (out / "reward.json").write_text((out / "reward.json").read_text()[:-40])
     with pytest.raises(BadInput, match="damaged"):
         reward_models.load(str(out))

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import random
 import re
 import socket
@@ -190,12 +191,14 @@ def test_pictures_leave_as_bytes(images):
 
 
 def test_a_failure_inside_is_a_failure_outside_and_tells_no_secret(images, capsys):
+    question = {"pictures": [{"id": "a", "prompt": "x", "png": base64.b64encode(encode(images[0])).decode()}]}
     with served(Broken()) as address:
         scores = client(address).score(images=images, prompts=PROMPTS)
+        answer = json.dumps(Service.at(address, TOKEN).ask("/v1/score", question))
     assert not scores.valid.any()
-    said = capsys.readouterr().out
-    assert "no score for 8 of 8" in said
-    assert "secrets" not in said
+    assert "secrets of the server" in capsys.readouterr().out  # which is where it runs
+    assert "secrets" not in answer
+    assert '"valid": false' in answer
 
 
 def test_a_token_is_asked_for_and_shown(images, monkeypatch):

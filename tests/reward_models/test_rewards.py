@@ -114,7 +114,19 @@ def vision_language(judge, tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def checklist(tmp_path_factory) -> str:
+    """As ``train-reward`` leaves one of the family: questions to a model on this machine, each with its worth."""
+    folder = tmp_path_factory.mktemp("checklist")
+    ask = {"name": "checklist", "questions": {"good": "Is it good?", "fits": "Is it {prompt}?"}}
+    asked = {"model": str(tiny_vlms.gemma3(folder)), "ask": {**ask, "weights": {"good": 200.0, "fits": -50.0}}}
+    told = {"format": "rlhf-images checklist 1", "judge": asked, "reference": [0.0, 1.0]}
+    (folder / "reward.json").write_text(json.dumps(told))
+    return str(folder)
+
+
 OTHERS = [
+    "checklist",
     "pairwise judge",
     "vision language",
     "trained",
@@ -132,7 +144,7 @@ OTHERS = [
 def reward(request) -> Reward:
     """Each entry of the table from the specification that a user would write, and what is made of several."""
     specs = {"palette": "palette@#000000,#ff8800", **request.getfixturevalue("published")}
-    if request.param.startswith("remote") or request.param in ("clip", "judge", "vision language"):
+    if request.param.startswith("remote") or request.param in ("checklist", "clip", "judge", "vision language"):
         return reward_models.load(request.getfixturevalue(request.param.replace(" ", "_")))
     if request.param == "pairwise judge":
         chat = tiny_vlms.Scripted(lambda levels, text: 1 / (1 + math.exp(3 * (levels[1] - levels[0]) - 0.5)))
@@ -185,6 +197,23 @@ def test_a_posterior_is_the_one_of_its_std(reward, batch):
     doubts = reward.doubts(images=images, prompts=prompts)
     std = reward.score(images=images, prompts=prompts).std
     torch.testing.assert_close(doubts.square().sum(1).sqrt(), std, rtol=1e-3, atol=1e-4)
+
+
+def test_who_is_preferred_follows_from_the_scores(reward, batch):
+    """Whatever learnt from votes says how likely; others say which, unless they have a way of their own."""
+    if reward.can.groupwise and not reward.can.pairwise:
+        pytest.skip("two pictures of a pair are no group")
+    images, prompts = batch
+    there = reward.prefer(left=images, right=images.flip(0), prompts=prompts[:1] * 8)
+    back = reward.prefer(left=images.flip(0), right=images, prompts=prompts[:1] * 8)
+    assert there.valid.all()
+    torch.testing.assert_close(there.mean + back.mean, torch.ones(8))
+    assert reward.log_odds or not reward.can.trainable
+    if not reward.can.pairwise:
+        left = reward.score(images=images, prompts=prompts[:1] * 8).mean
+        odds = left - left.flip(0)
+        expected = torch.sigmoid(odds) if reward.log_odds else (odds > 0) + 0.5 * (odds == 0)
+        torch.testing.assert_close(there.mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_says_who_it_is(reward):
@@ -274,8 +303,6 @@ def test_failure_is_reported_and_stays_alone(reward, batch, value):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_pictures_are_scored_in_full_precision(reward, batch, dtype):
     images, prompts = batch
-    if isinstance(reward, FunctionReward):
-        pytest.skip("a user's function computes in the precision that it likes")
     halved = images.to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = reward.score(images=halved, prompts=prompts)
@@ -294,30 +321,66 @@ def horrors() -> dict[str, object]:
     """What pictures can be like, by name; of those that are right to score, the plain picture that they show."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     plain = Image.fromarray(noise)
-    grey = plain.convert("L")
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    grey, few = plain.convert("L"), plain.quantize(8)
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    holes = np.asarray(few) == 3
     nan = tensor(plain)
     nan[2, 23, 19] = torch.nan
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lay it on its right side
+    lying = saved(plain, "JPEG", exif=turned)
+    small = {"1x1": (1, 1), "1x4000": (4000, 1), "4000x1": (1, 4000), "20000x1": (20000, 1)}
+    tiny = {
+        name: plain.crop((0, 0, 1, 1)).resize(size) if name == "1x1" else plain.resize(size)
+        for name, size in small.items()
+    }
+    clear = plain.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(holes, 0, 255).astype(np.uint8)))
+    on_white = tensor(plain).where(~torch.from_numpy(holes), 1.0)
+    faint = grey.convert("LA")
+    faint.putalpha(128)
     return {
         "nan pixel": nan,
         "truncated": saved(plain)[:700],
         "not a picture": b"<html>",
         "empty": b"",
         "no channels": torch.zeros(1, 4, 4),
-        "1x1": saved(plain.crop((0, 0, 1, 1))),
-        "1x4000": saved(plain.resize((4000, 1))),
-        "4000x1": saved(plain.resize((1, 4000))),
+        "bomb": saved(Image.new("1", (9000, 9000))),
+        **{name: (saved(picture), tensor(picture)) for name, picture in tiny.items()},
         "cmyk": (saved(plain.convert("CMYK"), "TIFF"), tensor(plain.convert("CMYK"))),
-        "16 bit": (saved(deep), tensor(grey)),
+        "16 bit": (saved(Image.fromarray(deep)), tensor(grey)),
+        "16 bit with a clear grey": (
+            saved(Image.fromarray(deep), transparency=int(deep[0, 0])),
+            tensor(grey).where(torch.from_numpy(deep != deep[0, 0]), 1.0),
+        ),
+        "palette with a hole": (
+            saved(few, transparency=3),
+            tensor(few.convert("RGB")).where(~torch.from_numpy(holes), 1.0),
+        ),
+        "rgba": (saved(clear), on_white),
+        "clear webp": (saved(clear, "WEBP", lossless=True), on_white),
+        "grey and alpha": (saved(faint), 1 - (1 - tensor(grey)) * 128 / 255),
+        "turned by exif": (
+            lying,
+            tensor(Image.fromarray(np.asarray(Image.open(io.BytesIO(lying)))).rotate(-90, expand=True)),
+        ),
         "animated": (saved(plain, "GIF", save_all=True, append_images=[grey]), tensor(plain.quantize(256))),
+        "animated webp": (
+            saved(plain, "WEBP", save_all=True, append_images=[grey.convert("RGB")], lossless=True),
+            tensor(plain),
+        ),
         "pil": (plain, tensor(plain)),
     }
+
+
+HOPELESS = {"nan pixel", "truncated", "not a picture", "empty", "no channels", "bomb"}
 
 
 def test_pictures_of_horror(reward):
     """A clear failure or a right score; never a crash, a silent number, or a neighbour that is scored otherwise."""
     if reward.can.groupwise:
-        pytest.skip("the pictures of a group have one size: see tests/test_pictures.py")
+        assert_groups_of_horror(reward)
+        return
     prompt = DIGIT_CAPTIONS[0]
     found = horrors()
     shown = {name: one[0] if isinstance(one, tuple) else one for name, one in found.items()}
@@ -327,13 +390,37 @@ def test_pictures_of_horror(reward):
         assert known == bool(torch.isfinite(judged.scores.mean[row]))
         assert known == (row not in judged.failures), name
         if isinstance(found[name], tuple):
-            picture = found[name][1][None]
-            right = reward.score(images=picture, prompts=[prompt])
+            right = reward.score(images=found[name][1][None], prompts=[prompt])
             assert known == bool(right.valid[0])
-            torch.testing.assert_close(judged.scores.mean[row], right.mean[0], rtol=1e-4, atol=1e-4, equal_nan=True)
+            assert_as_shown(name, judged.scores.mean[row], right.mean[0])
     failed = {name for row, name in enumerate(shown) if row in judged.failures}
-    assert {"nan pixel", "truncated", "not a picture", "empty", "no channels"} <= failed
-    assert failed - {"nan pixel", "truncated", "not a picture", "empty", "no channels", "1x1"} == set()
+    assert failed - {"1x1"} == HOPELESS
+
+
+def assert_as_shown(name: str, found: torch.Tensor, right: torch.Tensor) -> None:
+    """Half-clear pixels are rounded to bytes once more."""
+    step = 5e-3 if name == "grey and alpha" else 1e-4
+    torch.testing.assert_close(found, right, rtol=step, atol=step, equal_nan=True, msg=name)
+
+
+def assert_groups_of_horror(reward: Reward) -> None:
+    """Each with two plain pictures of its size: right scores for the three, or none, with a reason; none for others."""
+    found, source = horrors(), torch.Generator().manual_seed(0)
+    shown, groups, expected = [], [], []
+    for name, one in found.items():
+        picture, plain = one if isinstance(one, tuple) else (one, torch.full((3, 24, 20), torch.nan))
+        company = list(torch.rand(2, *plain.shape, generator=source))
+        groups += [len(groups)] * 3
+        shown += [company[0], picture, company[1]]
+        stacked = torch.stack([company[0], plain, company[1]])
+        scores = scores_of(reward, stacked, [DIGIT_CAPTIONS[0]] * 3, 4, [0] * 3)
+        lost = name in HOPELESS - {"nan pixel"}
+        expected.append(torch.full((3,), torch.nan) if lost else scores.mean)
+    judged = score_pictures(reward, shown, [DIGIT_CAPTIONS[0]] * len(shown), 4, groups)
+    assert judged.scores.valid.tolist() == [row not in judged.failures for row in range(len(shown))]
+    for name, mean, right in zip(found, judged.scores.mean.split(3), expected, strict=True):
+        assert_as_shown(name, mean, right)
+        assert name == "1x1" or bool(torch.isfinite(mean).all()) == (name not in HOPELESS), name
 
 
 def test_any_size(reward, batch):
