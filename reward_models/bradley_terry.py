@@ -5,7 +5,6 @@ and 0.5. A ridge pulls the head to what the towers say alone, as a Gaussian prio
 """
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from rlhf_images.config import Count, Positive, Weight
+from rlhf_images.progress import progress
 
-from .comparisons import Comparisons, mean_one
+from .comparisons import Comparisons, in_unit, mean_one
 from .preference import PreferenceModel
 
 
@@ -39,10 +39,11 @@ class BradleyTerryConfig:
 
 def learn(
     model: PreferenceModel, data: Comparisons, pictures: Tensor, train: list[int], config: BradleyTerryConfig, seed: int
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Fit the head of ``model``, and its image tower if asked, to the pairs ``train`` of ``data`` by TRL's trainer.
 
-    ``pictures (N, 3, S, S)`` are those of ``data`` at the size that the towers see.
+    ``pictures (N, 3, S, S)`` are those of ``data`` in bytes, at the size that the towers see. Returns the score of each
+    of them ``(N,)`` and the evidence for it ``(N, D)``.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -51,29 +52,30 @@ def learn(
     network = model.network
     texts = model.texts(data.prompts).cpu()
     shown = data.shown(train)
-    network.standardise([part.to(model.device) for part in torch.split(pictures[shown], 256)], texts[shown])
+    parts = progress(shown.split(64), "measuring what is seen")
+    network.standardise((in_unit(pictures[part]).to(model.device) for part in parts), texts[shown])
     network.head.requires_grad_(True)
     groups = [{"params": [network.head], "lr": config.lr, "weight_decay": 0.0}]
-    score: Callable[..., Tensor] = network.forward
-    if config.tower_lr:
-        inputs = {"pixels": pictures, "texts": texts}
-        score = network.looking
+    frozen = None if config.tower_lr else evidence(model, data, pictures)
+    if frozen is None:
         tower = list(network.clip.visual.requires_grad_(True).parameters())
         groups.append({"params": tower, "lr": config.tower_lr, "weight_decay": config.weight_decay})
-    else:
-        inputs = {"evidence": evidence(model, data, pictures)}
+
+    def inputs(rows: Tensor) -> dict[str, Tensor]:
+        if frozen is not None:
+            return {"evidence": frozen[rows]}
+        return {"pixels": in_unit(pictures[rows]), "texts": texts[rows]}
+
     batch, strength = min(config.batch, len(train)), config.ridge / data.weight[train].sum().item()
     with tempfile.TemporaryDirectory() as folder, trl.own_accelerate_state():
         trainer = trl.PicturePairs(
-            model=trl.Scorer(network, score),
+            model=trl.Scorer(network, network.looking if frozen is None else network.forward),
             args=trl.arguments(
                 folder, seed=seed, batch=batch, lr=config.lr, num_train_epochs=config.epochs, warmup_steps=0.1
             ),
             train_dataset=trl.dummies(train),
             processing_class=trl.vocabulary(),
-            data_collator=trl.Collator(
-                data, lambda rows: {n: v[rows] for n, v in inputs.items()}, mean_one(data, train)
-            ),
+            data_collator=trl.Collator(data, inputs, mean_one(data, train)),
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
             callbacks=[trl.Progress(config.epochs * -(-len(train) // batch))],
             lesson="bradley_terry",
@@ -82,20 +84,15 @@ def learn(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     network.eval().requires_grad_(False)
+    seen = evidence(model, data, pictures) if frozen is None else frozen
     with torch.no_grad():
-        network.bias.sub_(scores(model, data, pictures)[shown].mean())
-
-
-@torch.no_grad()
-def scores(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
-    """Return the score of every picture of ``data`` ``(N,)``."""
-    score: Tensor = model.network(evidence(model, data, pictures).to(model.device))
-    return score.cpu()
+        network.bias.sub_(network(seen.to(model.device))[shown].mean())
+        return network(seen.to(model.device)).cpu(), seen
 
 
 @torch.no_grad()
 def evidence(model: PreferenceModel, data: Comparisons, pictures: Tensor) -> Tensor:
-    """Return what speaks for every picture of ``data`` ``(N, D)``."""
+    """Return what speaks for every picture of ``data`` ``(N, D)``; ``pictures (N, 3, S, S)`` are in bytes."""
     texts = model.texts(data.prompts)
-    parts = zip(torch.split(pictures, 256), torch.split(texts, 256), strict=True)
-    return torch.cat([model.network.evidence(pixels.to(model.device), text).cpu() for pixels, text in parts])
+    parts = progress(list(zip(pictures.split(64), texts.split(64), strict=True)), "looking at pictures")
+    return torch.cat([model.network.evidence(in_unit(part).to(model.device), text).cpu() for part, text in parts])

@@ -12,8 +12,10 @@ from typing import Any, final
 
 from torch import Tensor
 
+from rlhf_images.errors import BadInput
+from rlhf_images.pictures import score_pictures
 from rlhf_images.preferences.pairs import LabelledPair, Pairs
-from rlhf_images.reward import Reward
+from rlhf_images.reward import Reward, Scores
 
 from .comparisons import Comparisons, Split
 
@@ -51,6 +53,18 @@ class Taught:
     """Log-odds of one standard deviation more of what has a name."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """What else belongs on the card, as plain JSON values."""
+
+
+def scored(model: Reward, lesson: Lesson, told: str) -> Scores:
+    """Return what ``model`` says of every picture of ``lesson``, showing the progress as ``told``.
+
+    Raises `BadInput` where it has no score for one.
+    """
+    paths = [lesson.pairs.folder / "images" / f"{picture}.png" for picture in lesson.data.ids]
+    judged = score_pictures(model, paths, lesson.data.prompts, told=told)
+    for row, reason in judged.failures.items():
+        raise BadInput(f"picture {lesson.data.ids[row]}: the model has no score for it ({reason}); try again later")
+    return judged.scores
 
 
 class Family(ABC):

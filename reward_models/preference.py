@@ -17,7 +17,7 @@ open: the card lists their weights. A difference of scores is in log-odds; 0 is 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -100,10 +100,11 @@ class Network(nn.Module):
         return scores
 
     @torch.no_grad()
-    def standardise(self, batches: Sequence[Tensor], texts: Tensor) -> None:
-        """Set the scales of the evidence from training pictures ``(B, 3, S, S)``, and their ``texts``."""
-        images = [self.clip.encode_image(self.preprocessing.normalised(pixels)) for pixels in batches]
-        features, found = normalize(torch.cat(images), dim=-1), torch.cat([statistics(pixels) for pixels in batches])
+    def standardise(self, batches: Iterable[Tensor], texts: Tensor) -> None:
+        """Set the scales of the evidence from training pictures, in parts ``(B, 3, S, S)``, and their ``texts``."""
+        seen = [(self.clip.encode_image(self.preprocessing.normalised(part)), statistics(part)) for part in batches]
+        images, found = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        features = normalize(images, dim=-1)
         cosine = (features * texts.to(features)).sum(-1)
         self.cosine_mean.copy_(cosine.mean())
         self.cosine_scale.copy_(cosine.std(correction=0).clamp(min=1e-4))

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import nn
 
-from .bradley_terry import BradleyTerryConfig, evidence, learn, scores
+from .bradley_terry import BradleyTerryConfig, learn
 from .comparisons import pictures
 from .family import Family, Lesson, Taught
 from .preference import PreferenceModel
@@ -43,11 +43,10 @@ class TowersConfig(Family):
         if torch.cuda.is_available():
             model.to("cuda")
         with suited_threads(model.network.clip.visual):
-            seen = pictures(lesson.pairs, lesson.data, model.preprocessing)
+            seen = pictures(lesson.pairs, lesson.data, model.preprocessing.fitted, model.preprocessing.size)
             recognised = recognise(model, self.recognise, lesson.seed) if self.recognise else None
-            learn(model, lesson.data, seen, lesson.split.train, self.bradley_terry, lesson.seed)
-            score = scores(model, lesson.data, seen)
-            frozen = None if self.bradley_terry.tower_lr else evidence(model, lesson.data, seen)
+            score, evidence = learn(model, lesson.data, seen, lesson.split.train, self.bradley_terry, lesson.seed)
+        frozen = None if self.bradley_terry.tower_lr else evidence
         told = {"recognised": asdict(recognised)} if recognised else {}
         return Taught(model, model.save, score, frozen, None, model.tastes(), told)
 

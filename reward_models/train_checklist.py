@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Literal, final
 
 import torch
-from torch import Tensor
 
 from rlhf_images import config as configs
 from rlhf_images.config import Positive
 from rlhf_images.errors import BadInput
 from rlhf_images.files import write_json
-from rlhf_images.progress import progress
 
 from .cross_validation import choose, ridge_of
 from .davidson import Newton, Votes, prior_variance
-from .family import Family, Lesson, Taught
+from .family import Family, Lesson, Taught, scored
 from .judge import Checklist, ChecklistJudge, JudgeConfig, chat_of, log_odds
 
 FORMAT = "rlhf-images checklist 1"
@@ -48,7 +46,8 @@ class ChecklistConfig(Family):
         assert isinstance(ask, Checklist)
         chat = chat_of(self.judge)
         chat.to("cuda" if torch.cuda.is_available() else "cpu")
-        answers = answered(ChecklistJudge(chat, ask), lesson)
+        components = scored(ChecklistJudge(chat, ask), lesson, "asking").components
+        answers = log_odds(torch.stack([components[name] for name in ask.questions], 1))
         shown, train = lesson.data.shown(lesson.split.train), lesson.split.train
         std = answers[shown].std(0, correction=0).clamp(min=1e-6)
         x = ((answers - answers[shown].mean(0)) / std).double()
@@ -72,19 +71,6 @@ class ChecklistConfig(Family):
         tastes = dict(zip(ask.questions, worth.tolist(), strict=True))
         told = {"spread": round(chosen.spread, 4), "temperature": round(chosen.temperature, 4), "folds": chosen.folds}
         return Taught(model, save, answers @ (worth / std), x.float(), chosen.spread, tastes, told)
-
-
-def answered(judge: ChecklistJudge, lesson: Lesson) -> Tensor:
-    """Return the log-odds of a yes to every question about every picture of ``lesson`` ``(N, Q)``."""
-    found = []
-    with torch.no_grad():
-        for row, picture in enumerate(progress(lesson.data.ids, "asking")):
-            image, prompt = lesson.pairs.image(picture)[None], lesson.data.prompts[row]
-            scores = judge.score(images=image, prompts=[prompt])
-            if not bool(scores.valid[0]):
-                raise BadInput(f"picture {picture}: the judge did not answer every question about it; try again later")
-            found.append(log_odds(torch.cat(list(scores.components.values()))))
-    return torch.stack(found).float().cpu()
 
 
 def load(folder: str) -> ChecklistJudge:

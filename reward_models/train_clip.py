@@ -14,6 +14,7 @@ from .adapters import Adapters
 from .architecture import new_towers, tokens
 from .clip import Clip
 from .clip_preference import ClipPreference, Network
+from .comparisons import in_unit, pictures
 from .family import Family, Lesson, Taught
 from .pair_training import Ended, PairTraining, averaged, learn
 from .towers import suited_threads
@@ -46,16 +47,17 @@ class ClipConfig(Family):
         clip = Clip(towers)
         network = Network(clip.model, self.head_lr > 0, int(towers.architecture["embed_dim"]))
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-        pictures = shown(lesson, clip)
+        size = clip.preprocessing.size
+        seen = pictures(lesson.pairs, lesson.data, lambda image: clip.fit(image, size), size)
         with suited_threads(network.clip.visual):
 
             def run(number: int) -> Ended:
-                return self._run(network, clip, pictures, lesson, lesson.seed + number)
+                return self._run(network, clip, seen, lesson, lesson.seed + number)
 
             ended = averaged(network, run, self.runs)
             network.eval().requires_grad_(False)
             model = ClipPreference(towers, None if network.head is None else network.head.detach().clone())
-            score = _scored(model, pictures, lesson.data.prompts)
+            score = _scored(model, seen, lesson.data.prompts)
         told = {
             "kept_steps": [one.step for one in ended],
             "watched_nll": [one.nll for one in ended],
@@ -63,8 +65,8 @@ class ClipConfig(Family):
         }
         return Taught(model, model.save, score, told=told)
 
-    def _run(self, network: Network, clip: Clip, pictures: Tensor, lesson: Lesson, seed: int) -> Ended:
-        """Let ``network`` learn once; what adapters learnt is merged."""
+    def _run(self, network: Network, clip: Clip, seen: Tensor, lesson: Lesson, seed: int) -> Ended:
+        """Let ``network`` learn once from the pictures ``seen (N, 3, S, S)``; what adapters learnt is merged."""
         from . import trl_trainer as trl
 
         torch.manual_seed(seed)
@@ -73,7 +75,7 @@ class ClipConfig(Family):
         self._open(network)
 
         def inputs(rows: Tensor) -> dict[str, Tensor]:
-            pixels = clip.preprocessing.normalised(pictures[rows].float() / 255)
+            pixels = clip.preprocessing.normalised(in_unit(seen[rows]))
             return {"pixels": pixels, "tokens": texts[rows[: len(rows) // 2]]}
 
         towers = [w for name, w in network.named_parameters() if w.requires_grad and name != "head"]
@@ -106,15 +108,6 @@ class ClipConfig(Family):
             open_towers(network.clip, self.open_image, self.open_text)
         if not any(weight.requires_grad for weight in network.parameters()):
             raise BadInput("model: nothing of it learns; raise open_image, open_text or head_lr, or give it adapters")
-
-
-def shown(lesson: Lesson, clip: Clip) -> Tensor:
-    """Return every picture of ``lesson`` at the size that the towers see, as bytes ``(N, 3, S, S)``."""
-    size = clip.preprocessing.size
-    found = torch.empty(len(lesson.data.ids), 3, size, size, dtype=torch.uint8)
-    for row, picture in enumerate(progress(lesson.data.ids, "reading pictures")):
-        found[row] = (clip.fit(lesson.pairs.image(picture)[None], size)[0] * 255).round().byte()
-    return found
 
 
 def open_towers(clip: Any, image: float, text: float) -> None:
@@ -151,11 +144,11 @@ def adapted(clip: nn.Module, adapters: Adapters) -> Any:
     return get_peft_model(clip, LoraConfig(r=adapters.rank, lora_alpha=adapters.alpha, target_modules=names))
 
 
-def _scored(model: ClipPreference, pictures: Tensor, prompts: list[str]) -> Tensor:
-    """Return the score of every picture ``(N,)``."""
+@torch.no_grad()
+def _scored(model: ClipPreference, seen: Tensor, prompts: list[str]) -> Tensor:
+    """Return the score ``(N,)`` of every picture, as bytes ``(N, 3, S, S)``."""
     found = []
-    with torch.no_grad():
-        for start in range(0, len(prompts), 64):
-            images = pictures[start : start + 64].float() / 255
-            found.append(model.score(images=images, prompts=prompts[start : start + 64]).mean.cpu())
+    for start in progress(range(0, len(prompts), 64), "scoring"):
+        images = in_unit(seen[start : start + 64])
+        found.append(model.score(images=images, prompts=prompts[start : start + 64]).mean.cpu())
     return torch.cat(found)

@@ -11,7 +11,7 @@ from rlhf_images.errors import BadInput
 from rlhf_images.progress import progress
 
 from .adapters import Adapters
-from .family import Family, Lesson, Taught
+from .family import Family, Lesson, Taught, scored
 from .pair_training import PairTraining, learn
 from .vision_language import Base, DTypes, VisionLanguage
 
@@ -48,6 +48,8 @@ class VisionLanguageConfig(Family):
         for name, weight in network.named_parameters():
             weight.requires_grad_("lora_" in name or "modules_to_save" in name)
         padding = int(base.model.config.get_text_config().pad_token_id)
+        for row in progress(range(len(lesson.data.ids)), "showing pictures"):
+            _shown(model, lesson, row)  # one that cannot be shown is refused now, not after hours of learning
 
         def inputs(rows: Tensor) -> dict[str, Tensor]:
             return joined([_shown(model, lesson, row) for row in rows.tolist()], padding)
@@ -70,7 +72,7 @@ class VisionLanguageConfig(Family):
         )
         network.eval().requires_grad_(False)
         told = {"kept_step": ended.step, "watched_nll": ended.nll, "watched_nll_before": ended.before}
-        return Taught(model, model.save, _scored(model, lesson), told=told)
+        return Taught(model, model.save, scored(model, lesson, "scoring").mean, told=told)
 
 
 def joined(parts: list[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:
@@ -92,12 +94,3 @@ def _shown(model: VisionLanguage, lesson: Lesson, row: int) -> dict[str, Tensor]
     if found is None:
         raise BadInput(f"picture {picture}: the model cannot be shown a picture of these proportions; leave it out")
     return found
-
-
-def _scored(model: VisionLanguage, lesson: Lesson) -> Tensor:
-    """Return the score of every picture ``(N,)``."""
-    found = []
-    for row, picture in enumerate(progress(lesson.data.ids, "scoring")):
-        image, prompt = lesson.pairs.image(picture)[None], lesson.data.prompts[row]
-        found.append(model.score(images=image, prompts=[prompt]).mean.cpu())
-    return torch.cat(found)

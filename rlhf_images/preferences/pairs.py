@@ -21,6 +21,7 @@ from torch import Tensor
 from ..data import decode
 from ..errors import BadInput
 from ..files import write_atomically
+from ..progress import progress
 from .database import sqlite_url
 from .store import Store
 
@@ -175,13 +176,14 @@ class Pairs:
 
     def unreadable(self, pairs: Iterable[PreferencePair]) -> dict[str, str]:
         """Return the ids of the ``pairs`` with a missing or corrupt picture, each with the reason."""
-        found: dict[str, str] = {}
-        for pair in pairs:
+        sides = [(pair.pair, picture) for pair in pairs for picture in (pair.right, pair.left)]
+        reasons: dict[str, str] = {}
+        for picture in progress(dict.fromkeys(picture for _, picture in sides), "checking pictures"):
             try:
-                self.image(pair.left), self.image(pair.right)
+                self.image(picture)
             except BadInput as error:
-                found[pair.pair] = str(error)
-        return found
+                reasons[picture] = str(error)
+        return {pair: reasons[picture] for pair, picture in sides if picture in reasons}
 
     def batches(self, pairs: Sequence[PreferencePair], size: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         """Yield ``left (B, 3, H, W), right (B, 3, H, W), prompts`` of ``pairs``, at most ``size`` a time."""

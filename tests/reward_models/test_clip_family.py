@@ -50,29 +50,29 @@ def taught(config: ClipConfig, given: Lesson) -> ClipPreference:
 
 
 @pytest.fixture(scope="session")
-def clip_folder(votes, tmp_path_factory):
+def fine_tuned(votes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip") / "reward"
     with one_thread():
         train_reward(TrainRewardConfig(str(votes), str(folder), model=family(head_lr=0.01)))
     return folder
 
 
-def test_learns_the_taste_and_says_how_well(clip_folder):
-    card = json.loads((clip_folder / "card.json").read_text())
+def test_learns_the_taste_and_says_how_well(fine_tuned):
+    card = json.loads((fine_tuned / "card.json").read_text())
     assert card["held_out_accuracy"] >= 0.75
     assert card["nll"] < 0.62
     assert card["alarms"] == []
-    model = reward_models.load(str(clip_folder))
+    model = reward_models.load(str(fine_tuned))
     assert isinstance(model, ClipPreference)
     assert len(model.reference) > 100
     assert model.reference.diff().min() >= 0
 
 
-def test_open_clip_reads_it_and_agrees(clip_folder):
+def test_open_clip_reads_it_and_agrees(fine_tuned):
     images, labels = digits(16)
     prompts = [DIGIT_CAPTIONS[label] for label in labels[:6]]
-    model = reward_models.load(str(clip_folder))
-    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    model = reward_models.load(str(fine_tuned))
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{fine_tuned}")
     theirs.eval()
     assert preprocess.transforms[0].size in (16, (16, 16))
     pixels = torch.stack([preprocess(_pil(image)) for image in images[:6]])
@@ -90,21 +90,21 @@ def _pil(image):
     return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def test_the_card_measures_what_the_saved_model_says(clip_folder, votes):
+def test_the_card_measures_what_the_saved_model_says(fine_tuned, votes):
     given = lesson(votes)
-    model = reward_models.load(str(clip_folder))
+    model = reward_models.load(str(fine_tuned))
     sides = []
     for side in (given.data.left[given.split.held_out], given.data.right[given.split.held_out]):
         images = torch.stack([given.pairs.image(given.data.ids[i]) for i in side])
         sides.append(model.score(images=images, prompts=[given.data.prompts[i] for i in side]).mean)
     right = (sides[0] > sides[1]) == (given.data.target[given.split.held_out] > 0.5)
-    card = json.loads((clip_folder / "card.json").read_text())
+    card = json.loads((fine_tuned / "card.json").read_text())
     assert card["held_out_accuracy"] == pytest.approx(float(right.float().mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, HEAD, "reward.json", "open_clip_config.json"])
-def test_a_damaged_folder_is_refused_in_one_line(clip_folder, tmp_path, name):
-    folder = shutil.copytree(clip_folder, tmp_path / "copy")
+def test_a_damaged_folder_is_refused_in_one_line(fine_tuned, tmp_path, name):
+    folder = shutil.copytree(fine_tuned, tmp_path / "copy")
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[:-9])
     with pytest.raises(BadInput, match="copy") as refusal:

@@ -10,11 +10,10 @@ import torch
 from conftest import TINY, config, head_config, write_pairs
 
 import reward_models
-from reward_models.alarms import dead_head
-from reward_models.bradley_terry import BradleyTerryConfig
-from reward_models.comparisons import Comparisons
+from reward_models.bradley_terry import BradleyTerryConfig, learn
+from reward_models.comparisons import Comparisons, compared, in_unit, pictures
 from reward_models.measures import agreement
-from reward_models.preference import STATISTICS, PreferenceModel, statistics
+from reward_models.preference import STATISTICS, Network, PreferenceModel, statistics
 from reward_models.recognise import RecogniseConfig, contrastive_loss, shifted
 from reward_models.train import TrainRewardConfig, beside, noise_ceiling, train_reward
 from rlhf_images import config as configs
@@ -64,6 +63,21 @@ def test_the_tower_learns_where_asked(votes, trained, tmp_path):
     changed = {name for name in base if not torch.equal(ours[name], base[name])}
     assert any(name.startswith("clip.visual.") for name in changed)
     assert not any(name.startswith(("clip.transformer.", "clip.token")) for name in changed)
+
+
+def test_a_tower_that_does_not_learn_looks_at_each_picture_once(votes, monkeypatch):
+    """A large one takes seconds a picture. What comes back is of the head and bias that are kept."""
+    pairs = Pairs(votes)
+    data, model = compared(pairs.labelled()), PreferenceModel.new(TINY)
+    seen = pictures(pairs, data, model.preprocessing.fitted, model.preprocessing.size)
+    images = torch.stack([pairs.image(picture) for picture in data.ids])
+    torch.testing.assert_close(in_unit(seen), images, rtol=0, atol=1e-7)
+    looked, look = [], Network.evidence
+    monkeypatch.setattr(Network, "evidence", lambda self, *given: looked.append(len(given[0])) or look(self, *given))
+    score, _ = learn(model, data, seen, list(range(120)), BradleyTerryConfig(epochs=1), 0)
+    assert sum(looked) == len(data.ids)
+    torch.testing.assert_close(score, model.score(images=images, prompts=data.prompts).mean)
+    assert float(score[data.shown(list(range(120)))].mean()) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_finished_run_is_left_alone(votes, trained, capsys):
@@ -256,12 +270,6 @@ def test_agreement_leaves_ties_out_of_the_accuracy_only():
     assert found.nll == pytest.approx((-math.log(p) - math.log(1 - p) + 2 * math.log(2)) / 4, abs=1e-5)
     tied = agreement(score, data, [2], np.arange(4), 0)
     assert (tied.accuracy, tied.interval, tied.decided) == (None, None, 0)
-
-
-def test_dead_head_alarm():
-    assert "dead head" in dead_head(1e-9, 0.5)
-    assert "ln 2" in dead_head(1.0, 0.6930)
-    assert dead_head(1.0, 0.5) is None
 
 
 def test_contrastive_loss_is_clips_where_captions_differ():

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_vlms
 import torch
@@ -13,15 +14,17 @@ from safetensors.torch import load_file, save_file
 
 import reward_models
 from reward_models.adapters import Adapters
-from reward_models.comparisons import compared, split
+from reward_models.comparisons import Split, compared, split
 from reward_models.family import Lesson
 from reward_models.pair_training import PairTraining
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_vision_language import VisionLanguageConfig, joined
 from reward_models.vision_language import WEIGHTS, Base, VisionLanguage
 from rlhf_images import config as configs
+from rlhf_images.data import encode
 from rlhf_images.errors import BadInput
-from rlhf_images.preferences import Pairs
+from rlhf_images.preferences import Pairs, Picture, PreferencePair
+from rlhf_images.preferences.pairs import Counts, picture_id
 
 BRISK = PairTraining(steps=24, batch=8, micro_size=4, lr=1e-2, warmup=2, weight_decay=0.0, validation=0.2, every=8)
 
@@ -131,6 +134,21 @@ def test_only_adapters_and_head_learn_and_padding_changes_nothing(bases, vlm_vot
         together = model.model(**joined(parts, padding)).logits[:, 0]
     torch.testing.assert_close(together, model.score(images=images, prompts=prompts).mean, rtol=1e-4, atol=1e-5)
     assert len(taught.score) == len(lesson.data.ids)
+
+
+def test_a_held_out_picture_that_cannot_be_shown_is_refused_before_the_lesson(bases, tmp_path):
+    """Qwen's processor takes nothing more than 200 times as wide as high; found out at the end, hours would be lost."""
+    images = [torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    data = [encode(image) for image in (*images, torch.rand(3, 1, 400))]
+    ids = [picture_id(png) for png in data]
+    known = [(png, Picture(name, "a", 0, i, {})) for i, (png, name) in enumerate(zip(data, ids, strict=True))]
+    rows = [PreferencePair(f"{i}", "a", ids[2 * i], ids[2 * i + 1], counts=Counts(left=1.0)) for i in range(3)]
+    pairs = Pairs.create(tmp_path / "pairs", known, rows)
+    labelled = pairs.labelled()
+    division = Split("picture", [0, 1], [2], np.arange(3), "")
+    config = VisionLanguageConfig(str(bases["qwen3_5"]), adapters=Adapters(2, 4), training=BRISK)
+    with pytest.raises(BadInput, match="cannot be shown a picture of these proportions"):
+        config.taught(Lesson(pairs, labelled, compared(labelled), division, 0))
 
 
 def test_a_base_in_half_precision_learns_in_full(bases, vlm_votes):
