@@ -11,7 +11,7 @@ from .alarms import dead_head, group_leak, position_leak
 from .bias import Leaning, probe
 from .card import TIES, Card, Measured, SplitCard
 from .cross_validation import choose
-from .davidson import Votes, reduced
+from .davidson import Votes, prior_variance, reduced
 from .family import Lesson, Taught
 from .learning_curve import LearningCurve, learning_curve
 from .measures import agreement, by_annotator, by_criterion, calibration, calibration_by_chance, tie_curve
@@ -82,11 +82,10 @@ def _curve(taught: Taught, lesson: Lesson) -> LearningCurve | None:
     data, train = lesson.data, lesson.split.train
     x = taught.evidence.double()
     spread = taught.spread
-    prior_variance = float((x - x.mean(0)).square().sum(1).mean())
     if spread is None:
         difference = reduced(x[data.left[train]] - x[data.right[train]])[1]
         votes = Votes.of(data)[train]
-        spread = choose(difference, votes, lesson.split.group[train], prior_variance, lesson.seed).spread
+        spread = choose(difference, votes, lesson.split.group[train], prior_variance(x), lesson.seed).spread
     return learning_curve(x, data, lesson.split.group, spread, lesson.seed)
 
 

@@ -207,12 +207,27 @@ def test_copies_across_the_split_are_told():
     source = torch.Generator().manual_seed(0)
     data = pairs_of(torch.ones(40), torch.ones(40))[1]
     division = Split("picture", list(range(30)), list(range(30, 40)), np.arange(40), "")
-    x = torch.randn(80, 6, generator=source)
+    x = torch.randn(80, 20, generator=source)
     assert group_leak(x, data, division) is None
     x[30:33] = x[:3] + 1e-4  # pictures 30 to 32 are left ones of held-out pairs
     assert "3 of 20 held-out pictures" in group_leak(x, data, division)
     assert group_leak(None, data, division) is None
-    assert group_leak(torch.ones(80, 6), data, division) is None
+    assert group_leak(torch.ones(80, 20), data, division) is None
+
+
+@pytest.mark.parametrize("pairs", [20, 60, 300])
+def test_pictures_that_are_alike_by_chance_are_no_copies(pairs):
+    """The answers to a checklist, and pictures of one grey each: nothing tells two of them apart, copies or not."""
+    data = pairs_of(torch.ones(pairs), torch.ones(pairs))[1]
+    rows = list(range(pairs))
+    division = Split("picture", rows[pairs // 4 :], rows[: pairs // 4], np.arange(pairs), "")
+    for seed in range(50):
+        source = torch.Generator().manual_seed(seed)
+        answers = 14 * (torch.rand(2 * pairs, 4, generator=source) < 0.5).float() - 7
+        grey = torch.rand(2 * pairs, 1, generator=source) * torch.linspace(0.5, 1, 20)
+        usual = torch.randn(2 * pairs, 43, generator=source) * torch.arange(1, 44) ** -0.5
+        for evidence in (answers, answers[:, :1], grey, usual):
+            assert group_leak(evidence, data, division) is None
 
 
 def test_the_card_says_all_of_it(trained_head):
