@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import reward_models
 from reward_models.comparisons import compared, split
-from reward_models.extractors import ClipConfig, FeaturesConfig, StatisticsExtractor, extractors
+from reward_models.extractors import ClipFeatures, FeaturesConfig, StatisticsExtractor, extractors
 from reward_models.family import Lesson
 from reward_models.feature_cache import FeatureCache, decoded_before
 from reward_models.head import BYTES, Head, Scale, directions
@@ -109,18 +109,18 @@ def test_a_damaged_cache_is_computed_anew(tmp_path):
 
 def test_features_by_prompt_are_kept_by_prompt(tmp_path, clip_folder):
     pairs = write_pairs(tmp_path / "pairs", 2)
-    (extractor,) = extractors(FeaturesConfig(False, ClipConfig(clip_folder))).values()
+    (extractor,) = extractors(FeaturesConfig(False, ClipFeatures(clip_folder))).values()
     picture = pairs.pairs[0].left
     found = FeatureCache(pairs, extractor).blocks([picture] * 2, ["a cat", "a dog"])
     assert torch.equal(found["image"][0], found["image"][1])
     assert not torch.allclose(found["product"][0], found["product"][1])
     torch.testing.assert_close(found["cosine"][:, 0], found["product"].sum(1))
-    assert extractor.id != extractors(FeaturesConfig(False, ClipConfig(clip_folder, ("image",))))["open_clip"].id
+    assert extractor.id != extractors(FeaturesConfig(False, ClipFeatures(clip_folder, ("image",))))["open_clip"].id
 
 
 def test_a_head_on_a_clip(votes, tmp_path, clip_folder, batch):
     images, prompts = batch
-    train_reward(head_config(votes, tmp_path / "out", features=FeaturesConfig(open_clip=ClipConfig(clip_folder))))
+    train_reward(head_config(votes, tmp_path / "out", features=FeaturesConfig(open_clip=ClipFeatures(clip_folder))))
     head = Head.load(tmp_path / "out")
     assert list(head.sizes) == ["statistics", "image", "product", "cosine"]
     scores = head.score(images=images.requires_grad_(True), prompts=prompts)
@@ -226,7 +226,7 @@ def test_nothing_to_look_at_is_refused():
     with pytest.raises(ValueError, match="no features"):
         FeaturesConfig(statistics=False)
     with pytest.raises(ValueError, match="parts"):
-        ClipConfig("x", ())
+        ClipFeatures("x", ())
 
 
 def test_statistics_are_what_they_are_called():
