@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
+from scipy.stats import binomtest, chi2  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from rlhf_images.preferences.summary import AnnotatorSummary
@@ -18,7 +18,10 @@ LEANING = 0.1
 ALIKE = 0.02
 """Distance of two pictures' evidence, in units of that of two pictures drawn at random, below which they are copies."""
 COPIES = 0.02
-"""Share of the held-out pictures with a copy among those that taught, above which the accuracy is in doubt."""
+"""Share of the held-out pictures with a copy among those that taught, above which the accuracy is in doubt: two at
+least, one may be chance."""
+COLUMNS = 16
+"""Numbers of evidence below which pictures may well agree in all of them: the answers to a checklist do."""
 CHUNK = 512
 
 
@@ -55,22 +58,30 @@ def group_leak(evidence: Tensor | None, data: Comparisons, split: Split) -> str 
     """Return that pictures held out are copies of those that taught, by the ``evidence (N, D)`` the model has of them.
 
     The split keeps equal files and, from twenty prompts on, equal prompts together; a picture saved twice escapes it.
+    Where evidence is so little that pictures agree by chance, none is told.
     """
-    if evidence is None or not split.held_out:
+    if evidence is None or evidence.shape[1] < COLUMNS or not split.held_out:
         return None
     taught, tested = data.shown(split.train), data.shown(split.held_out)
     x = (evidence - evidence.mean(0)).float()
     usual = float((2 * x.square().sum(1).mean()).sqrt())
-    if usual == 0:
+    if usual == 0 or len(taught) * _by_chance(x) > COPIES / 2:
         return None
     nearest = [torch.cdist(x[part], x[taught]).amin(1) for part in tested.split(CHUNK)]
     copies = int((torch.cat(nearest) < ALIKE * usual).sum())
-    if copies <= COPIES * len(tested):
+    if copies <= max(1, COPIES * len(tested)):
         return None
     return (
         f"group leak: {copies} of {len(tested)} held-out pictures look like one that was learnt from, to this model;"
         " take copies out of the pairs, or do not believe the held-out accuracy"
     )
+
+
+def _by_chance(x: Tensor) -> float:
+    """Return the chance that two of centred Gaussian ``x (N, D)`` are alike, in as many directions as really vary."""
+    spread = torch.linalg.svdvals(x).square()
+    directions = float(spread.sum().square() / spread.square().sum())
+    return float(chi2.cdf(ALIKE**2 * directions, directions))
 
 
 def _leans(count: int, n: int) -> bool:

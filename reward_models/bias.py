@@ -1,7 +1,7 @@
-"""What a model leans on besides what is shown: light, contrast, colour, detail, file size. And whether people do too.
+"""What a model leans on besides what is shown: light, contrast, colour, detail, file size. And whether the votes do.
 
-Each question is asked twice. Of pairs: does the model prefer the brighter picture more often than people do? Of edits:
-how does its score move when one picture is made brighter by a tenth, and darker?
+Each question is asked twice. Of pairs: does the model prefer the brighter picture more often than the votes do? Of
+edits: how does its score move when one picture is made brighter by a tenth, and darker?
 """
 
 from collections.abc import Callable, Sequence
@@ -83,8 +83,8 @@ EDITS: dict[str, Edit] = {
 class Leaning:
     """How one property counts. Shares are of decided pairs, score changes in log-odds, averaged over pictures."""
 
-    people: float | None
-    """Share of pairs in which people preferred the picture with more of it."""
+    votes: float | None
+    """Share of pairs in which the votes preferred the picture with more of it."""
     model: float | None
     """Share of the same pairs in which the model does."""
     slope: float
@@ -121,8 +121,8 @@ def probe(
         power = float(difference[known].square().sum())
         slope = float((margin[known] * difference[known]).sum()) / power * deviation if power else 0.0
         shares = [float((sign == side[asked]).double().mean()) for side in (target > 0.5, margin > 0)]
-        people, ours = (round(share, 4) if len(sign) else None for share in shares)
-        found[name] = Leaning(people, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
+        voted, ours = (round(share, 4) if len(sign) else None for share in shares)
+        found[name] = Leaning(voted, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
     return found
 
 

@@ -153,6 +153,14 @@ class Newton:
         return w - length * step, d - length * along
 
 
+def prior_variance(x: Tensor) -> float:
+    """Return the mean variance, a priori under ridge 1, of the scores of ``x (N, D)`` around their mean.
+
+    1 where no picture differs from another: then no weight is moved, and any ridge will do but none.
+    """
+    return float((x - x.mean(0)).square().sum(1).mean()) or 1.0
+
+
 def reduced(difference: Tensor) -> tuple[Tensor | None, Tensor]:
     """Return the directions ``(D, K)`` that differences ``(P, D)`` span, and them in those ``(P, K)``.
 

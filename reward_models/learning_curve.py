@@ -16,7 +16,7 @@ from rlhf_images.randomness import Randomness
 
 from .comparisons import Comparisons
 from .cross_validation import FOLDS, fold_of, ridge_of
-from .davidson import Newton, Votes, reduced
+from .davidson import Newton, Votes, prior_variance, reduced
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
 REPEATS = 4
@@ -55,7 +55,7 @@ def learning_curve(
 ) -> LearningCurve:
     """Return the curve for ``evidence (N, D)`` of the pictures of ``data``, under the ridge that ``spread`` means."""
     x = evidence.double()
-    prior_variance = float((x - x.mean(0)).square().sum(1).mean())
+    variance = prior_variance(x)
     difference, votes = reduced(x[data.left] - x[data.right])[1], Votes.of(data)
     folds = min(FOLDS, len(set(group.tolist())))
     decided = int((votes.target != 0.5).sum())
@@ -72,7 +72,7 @@ def learning_curve(
         unseen = np.flatnonzero((fold == k) & (votes.target != 0.5).numpy())
         if len(seen) < SMALLEST or not len(unseen):
             continue
-        fit = Newton(difference[seen], votes[seen.tolist()]).fit(ridge_of(spread, prior_variance))
+        fit = Newton(difference[seen], votes[seen.tolist()]).fit(ridge_of(spread, variance))
         right = (difference[unseen] @ fit.weights > 0) == (votes.target[unseen] > 0.5)
         found.setdefault(share, []).append((len(seen), float(right.sum()), len(unseen)))
     points = []

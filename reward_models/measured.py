@@ -11,10 +11,10 @@ from .alarms import dead_head, group_leak, position_leak
 from .bias import Leaning, probe
 from .card import TIES, Card, Measured, SplitCard
 from .cross_validation import choose
-from .davidson import Votes, reduced
+from .davidson import Votes, prior_variance, reduced
 from .family import Lesson, Taught
 from .learning_curve import LearningCurve, learning_curve
-from .measures import agreement, by_annotator, by_criterion, calibration, tie_curve
+from .measures import agreement, by_annotator, by_criterion, calibration, calibration_by_chance, tie_curve
 
 PROBED = 60
 """Pairs at most, whose pictures the bias probe looks at."""
@@ -34,7 +34,9 @@ def card_of(
     held_out, group = division.held_out, division.group
     learnt = agreement(score, data, division.train, group, seed)
     tested = agreement(score, data, held_out, group, seed) if held_out else None
-    spread = round(float(score[data.shown(division.train)].std(correction=0)), 6)
+    shown = score[data.shown(division.train)]
+    spread = round(float(shown.std(correction=0)), 6)
+    voted = torch.tensor([float(one.total) for one in lesson.labelled])
     accuracy = tested.accuracy if tested else None
     calibrated = calibration(score, data, held_out) if held_out else None
     votes = list(lesson.pairs.store.votes(annotator))
@@ -53,12 +55,15 @@ def card_of(
         split=SplitCard(division.by, len(set(group[held_out].tolist())), division.hash),
         nll=tested.nll if tested else None,
         ece=calibrated[0] if calibrated else None,
+        ece_by_chance=calibration_by_chance(score, data, held_out, voted) if calibrated else None,
         train_accuracy=learnt.accuracy,
         train_nll=learnt.nll,
         score_std=spread,
+        score_mean=round(float(shown.mean()), 6),
         head={name: round(weight, 4) for name, weight in taught.tastes.items()},
         told=dict(taught.told),
         alarms=[alarm for alarm in alarms if alarm],
+        looked_for=["dead head", "position leak", *(["group leak"] if taught.evidence is not None else [])],
         measured=Measured(
             calibration=calibrated[1] if calibrated else [],
             tie_curve=tie_curve(score, data, held_out),
@@ -77,11 +82,10 @@ def _curve(taught: Taught, lesson: Lesson) -> LearningCurve | None:
     data, train = lesson.data, lesson.split.train
     x = taught.evidence.double()
     spread = taught.spread
-    prior_variance = float((x - x.mean(0)).square().sum(1).mean())
     if spread is None:
         difference = reduced(x[data.left[train]] - x[data.right[train]])[1]
         votes = Votes.of(data)[train]
-        spread = choose(difference, votes, lesson.split.group[train], prior_variance, lesson.seed).spread
+        spread = choose(difference, votes, lesson.split.group[train], prior_variance(x), lesson.seed).spread
     return learning_curve(x, data, lesson.split.group, spread, lesson.seed)
 
 

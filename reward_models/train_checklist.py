@@ -15,7 +15,7 @@ from rlhf_images.config import Positive
 
 from . import saved
 from .cross_validation import choose, ridge_of
-from .davidson import Newton, Votes
+from .davidson import Newton, Votes, prior_variance
 from .family import Family, Lesson, Taught, scored
 from .judge import Checklist, ChecklistJudge, JudgeConfig, chat_of, log_odds
 
@@ -51,7 +51,7 @@ class ChecklistConfig(Family):
         x = ((answers - answers[shown].mean(0)) / std).double()
         votes = Votes.of(lesson.data)[train]
         difference = x[lesson.data.left[train]] - x[lesson.data.right[train]]
-        variance = float(x[shown].square().sum(1).mean())
+        variance = prior_variance(x[shown])
         chosen = choose(difference, votes, lesson.split.group[train], variance, lesson.seed, self.spread)
         fit = Newton(difference, votes).fit(ridge_of(chosen.spread, variance))
         worth = (fit.weights / chosen.temperature).float()

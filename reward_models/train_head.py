@@ -11,7 +11,7 @@ from rlhf_images.errors import BadInput
 from rlhf_images.preferences.pairs import Pairs
 
 from .cross_validation import Chosen, choose, ridge_of
-from .davidson import Newton, Votes, reduced
+from .davidson import Newton, Votes, prior_variance, reduced
 from .extractors import Blocks, Extractor, FeaturesConfig, extractors
 from .family import Family, Lesson, Taught
 from .feature_cache import FeatureCache, decoded_before
@@ -78,13 +78,12 @@ def learn(blocks: Blocks, lesson: Lesson, spread: float | None) -> tuple[Learnt,
     scale = Scale.of({name: block[shown] for name, block in blocks.items()})
     sizes = [block.shape[1] for block in blocks.values()]
     x = scale(torch.cat(list(blocks.values()), 1), sizes).double()
-    center = x[shown].mean(0)
     difference = x[data.left[train]] - x[data.right[train]]
     span, inner = reduced(difference)
     votes = Votes.of(data)[train]
-    prior_variance = float((x[shown] - center).square().sum(1).mean())
-    chosen = choose(inner, votes, lesson.split.group[train], prior_variance, lesson.seed, spread)
-    ridge = ridge_of(chosen.spread, prior_variance)
+    variance = prior_variance(x[shown])
+    chosen = choose(inner, votes, lesson.split.group[train], variance, lesson.seed, spread)
+    ridge = ridge_of(chosen.spread, variance)
     solver = Newton(inner, votes)
     fit = solver.fit(ridge)
     hessian = solver.hessian(inner @ fit.weights, fit.width)

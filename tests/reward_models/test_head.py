@@ -10,12 +10,14 @@ from conftest import head_config, write_pairs
 from safetensors.torch import load_file, save_file
 
 import reward_models
+from reward_models.alarms import dead_head
 from reward_models.comparisons import compared, split
 from reward_models.extractors import ClipFeatures, FeaturesConfig, StatisticsExtractor, extractors
 from reward_models.family import Lesson
 from reward_models.feature_cache import FeatureCache, decoded_before
 from reward_models.head import BYTES, Head, Scale, directions
 from reward_models.image_statistics import image_statistics, oklab
+from reward_models.learning_curve import learning_curve
 from reward_models.train import train_reward
 from reward_models.train_head import features_of, learn
 from rlhf_images.data import DIGIT_CAPTIONS, digits
@@ -155,6 +157,20 @@ def test_the_average_training_picture_is_near_zero_and_best_known(votes):
     lesson.data.target[changed] = 1 - lesson.data.target[changed]  # what is held out teaches nothing
     again, _ = learn(blocks, lesson, None)
     assert torch.equal(again.weights, learnt.weights)
+
+
+def test_where_no_picture_differs_nothing_is_learnt_and_that_is_told(votes):
+    """As where a judge answers every question with yes."""
+    pairs = Pairs(votes)
+    labelled = pairs.labelled()
+    lesson = Lesson(pairs, labelled, compared(labelled), split(labelled, 0.25, 0), 0)
+    learnt, _ = learn({"same": torch.full((len(lesson.data.ids), 5), 7.0)}, lesson, None)
+    assert torch.equal(learnt.weights, torch.zeros(5))
+    assert torch.isfinite(learnt.posterior.std(torch.randn(3, 5))).all()
+    x = torch.zeros(len(lesson.data.ids), 5)
+    assert dead_head(float((x @ learnt.weights).std()), math.log(2)) is not None
+    curve = learning_curve(x, lesson.data, lesson.split.group, 1.0, 0)
+    assert curve.gain == 0
 
 
 def test_blocks_are_worth_the_same_and_dead_columns_nothing():
