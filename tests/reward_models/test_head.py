@@ -109,6 +109,24 @@ def test_a_damaged_cache_is_computed_anew(tmp_path):
     assert torch.equal(again, kept[order])
 
 
+def test_an_interruption_costs_few_features(tmp_path, monkeypatch):
+    """40 pictures are three batches; the last one's cannot be read."""
+    pairs = write_pairs(tmp_path / "pairs", 20)
+    rows = sorted(((pair.prompt, side) for pair in pairs.pairs for side in (pair.left, pair.right)), key=lambda r: r[0])
+    prompts, ids = zip(*rows, strict=True)
+    last = pairs.folder / "images" / f"{ids[-1]}.png"
+    data = last.read_bytes()
+    last.unlink()
+    monkeypatch.setattr("reward_models.feature_cache.BETWEEN", 1)
+    with pytest.raises(BadInput, match="corrupt picture"):
+        FeatureCache(pairs, StatisticsExtractor()).blocks(ids, prompts)
+    assert decoded_before(pairs) == set(ids[:32])
+    last.write_bytes(data)
+    whole = FeatureCache(pairs, StatisticsExtractor()).blocks(ids, prompts)["statistics"]
+    images = torch.stack([pairs.image(name) for name in ids])
+    torch.testing.assert_close(whole, StatisticsExtractor().blocks(images, prompts)["statistics"])
+
+
 def test_features_by_prompt_are_kept_by_prompt(tmp_path, clip_folder):
     pairs = write_pairs(tmp_path / "pairs", 2)
     (extractor,) = extractors(FeaturesConfig(False, ClipFeatures(clip_folder))).values()
