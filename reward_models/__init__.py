@@ -76,6 +76,8 @@ def load(spec: RewardSpec) -> Reward:
         from .combine import Ensemble
 
         return Ensemble([load(name) for name in spec])
+    if not spec.strip():
+        raise BadInput(f"an empty name for a reward; known: {', '.join(REWARDS)}")
     name, at, given = spec.partition("@")
     argument = given if at else None
     if name in REWARDS:
@@ -86,11 +88,26 @@ def load(spec: RewardSpec) -> Reward:
     if Path(spec).is_dir():
         return _made(spec, _found(FORMATS.get(_format(Path(spec)), next(iter(FORMATS.values())))), spec)
     module, colon, attribute = name.partition(":")
-    if colon and attribute.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+    named = colon and attribute.isidentifier() and not module.endswith(".py")
+    if named and all(part.isidentifier() for part in module.split(".")):
         return _as_reward(spec, _imported(spec, module, attribute), argument)
-    near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(REWARDS)}"
-    raise BadInput(f"reward '{spec}': no such name, folder of train-reward or package.module:attribute; {hint}")
+    raise BadInput(f"reward '{spec}': no such name, folder of train-reward or package.module:attribute; {_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Return what may have been meant by a ``name`` that is none."""
+    if name.startswith(("http://", "https://")):
+        return f"did you mean 'remote@{name}'?"
+    if name.endswith((".yaml", ".yml")):
+        return f"did you mean 'judge@{name}'?"
+    module, file, attribute = name.partition(".py:")
+    if file:
+        return f"did you mean '{module.removeprefix('./').replace('/', '.')}:{attribute}'?"
+    beside = [str(path.parent) for path in sorted(Path(name).parent.glob("*/reward.json"))]
+    known, cutoff = (beside, 0.75) if "/" in name else ([*REWARDS, *beside], 0.5)
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=cutoff):
+        return f"did you mean '{near[0]}'?"
+    return "'train-reward' makes such a folder" if "/" in name else f"known: {', '.join(REWARDS)}"
 
 
 def placed(spec: RewardSpec) -> Reward:
@@ -146,7 +163,8 @@ def _made(spec: str, maker: Callable[..., object], argument: str | None) -> Rewa
     try:
         inspect.signature(maker).bind(*arguments)
     except (TypeError, ValueError):
-        wanted = "takes nothing behind '@'" if arguments else "needs an argument: name@argument"
+        asked = next(iter(inspect.signature(maker).parameters), "argument").upper()
+        wanted = "takes nothing behind '@'" if arguments else f"needs an argument: {spec}@{asked}"
         raise BadInput(f"reward '{spec}': {wanted}") from None
     try:
         made = maker(*arguments)

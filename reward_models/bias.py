@@ -1,7 +1,7 @@
-"""What a model leans on besides what is shown: light, contrast, colour, detail, file size. And whether people do too.
+"""What a model leans on besides what is shown: light, contrast, colour, detail, file size. And whether the votes do.
 
-Each question is asked twice. Of pairs: does the model prefer the brighter picture more often than people do? Of edits:
-how does its score move when one picture is made brighter by a tenth, and darker?
+Each question is asked twice. Of pairs: does the model prefer the brighter picture more often than the votes do? Of
+edits: how does its score move when one picture is made brighter by a tenth, and darker?
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from rlhf_images.data import decode, encode
+from rlhf_images.pictures import score_pictures
 from rlhf_images.progress import progress
-from rlhf_images.reward import Reward, scores_of
+from rlhf_images.reward import Reward
 
 from .pixels import STATISTICS, luma
 
@@ -83,8 +84,8 @@ EDITS: dict[str, Edit] = {
 class Leaning:
     """How one property counts. Shares are of decided pairs, score changes in log-odds, averaged over pictures."""
 
-    people: float | None
-    """Share of pairs in which people preferred the picture with more of it."""
+    votes: float | None
+    """Share of pairs in which the votes preferred the picture with more of it."""
     model: float | None
     """Share of the same pairs in which the model does."""
     slope: float
@@ -121,8 +122,8 @@ def probe(
         power = float(difference[known].square().sum())
         slope = float((margin[known] * difference[known]).sum()) / power * deviation if power else 0.0
         shares = [float((sign == side[asked]).double().mean()) for side in (target > 0.5, margin > 0)]
-        people, ours = (round(share, 4) if len(sign) else None for share in shares)
-        found[name] = Leaning(people, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
+        voted, ours = (round(share, 4) if len(sign) else None for share in shares)
+        found[name] = Leaning(voted, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
     return found
 
 
@@ -142,12 +143,7 @@ def _changes(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) ->
 
 def _scores(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
     """Return the scores of pictures of any sizes ``(B,)``, NaN where one failed."""
-    scores = torch.full((len(images),), torch.nan)
-    for shape in dict.fromkeys(image.shape for image in images):
-        rows = [row for row, image in enumerate(images) if image.shape == shape]
-        stacked = torch.stack([images[row] for row in rows])
-        scores[rows] = scores_of(model, stacked, [prompts[row] for row in rows], 16).mean
-    return scores
+    return score_pictures(model, images, prompts, 16, told=None).scores.mean
 
 
 def _properties(image: Tensor) -> dict[str, float]:

@@ -63,16 +63,22 @@ class Card:
     """Negative log-likelihood of the held-out votes; ln 2 = 0.693 is guessing."""
     ece: float | None
     """Expected calibration error on the decided held-out pairs, ten bins of equally many."""
+    ece_by_chance: float | None
+    """What of it chance alone would give a model whose chances are all true, on so many pairs."""
     train_accuracy: float | None
     train_nll: float
     score_std: float
     """Standard deviation of the scores of the training pictures, in log-odds."""
+    score_mean: float
+    """Their mean: what is usual."""
     head: dict[str, float]
     """Log-odds for one standard deviation of what has a name."""
     told: dict[str, Any]
     """What the family tells of itself."""
     alarms: list[str]
     """Why the model, or what is said of it here, must not be believed."""
+    looked_for: list[str]
+    """The kinds of alarm there could have been."""
     measured: Measured
 
 
@@ -82,7 +88,8 @@ def verdict(card: Card) -> str:
         return f"Trained on {card.pairs_train} pairs; no decided pair could be held out, so its accuracy is unknown."
     low, high = card.held_out_accuracy_ci
     best = f"; the best possible is {card.ceiling:.0%}" if card.ceiling is not None else ""
+    coin = " That is not shown to be better than tossing a coin." if low <= 0.5 else ""
     return (
         f"The reward model agrees with {card.held_out_accuracy:.0%} of the held-out votes (95 %: {low:.0%} to"
-        f" {high:.0%}; {card.pairs_held_out} pairs, after {card.pairs_train} to learn from{best})."
+        f" {high:.0%}; {card.pairs_held_out} pairs, after {card.pairs_train} to learn from{best}).{coin}"
     )

@@ -25,13 +25,16 @@ def as_markdown(card: Card) -> str:
         ],
         _calibration(card.measured.calibration, card.ece),
         _ties(card.measured.tie_curve),
-        _parts("Whom it agrees with", "annotator", card.measured.by_annotator),
-        _parts("On what", "criterion", card.measured.by_criterion),
+        _parts("Whom it agrees with", ("annotator", "votes held out"), card.measured.by_annotator),
+        _parts("On what", ("criterion", "pairs held out"), card.measured.by_criterion),
         _learning(card),
         _tastes(card.head),
         _bias(card),
         _told(card.told),
-        ["The score is in log-odds against the average training picture. It is a guess outside what was voted on."],
+        [
+            f"Scores are in log-odds, and the average training picture has {card.score_mean:+.2f}: what counts is the"
+            " difference. Of pictures unlike those that were voted on, a score is a guess."
+        ],
     ]
     return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
 
@@ -45,12 +48,19 @@ def _figures(card: Card) -> list[tuple[str, ...]]:
         ("Ceiling of the annotators", _percent(card.ceiling)),
         ("Accuracy ÷ ceiling", _percent(card.accuracy_of_ceiling)),
         ("Held-out log-loss, nats (a guess: 0.693)", "–" if card.nll is None else f"{card.nll:.3f}"),
-        ("Calibration error (ECE)", "–" if card.ece is None else f"{card.ece:.3f}"),
+        ("Calibration error (ECE)", _calibrated(card)),
         ("Accuracy, log-loss on the training pairs", f"{_percent(card.train_accuracy)}, {card.train_nll:.3f}"),
         ("Pairs to train on", str(card.pairs_train)),
         ("Pairs held out, of these tied", f"{card.pairs_held_out}, {card.pairs_held_out_tied}"),
         ("Standard deviation of the scores, log-odds", f"{card.score_std:.2f}"),
+        ("Alarms", f"{len(card.alarms) or 'none'} (looked for: {', '.join(card.looked_for)})"),
     ]
+
+
+def _calibrated(card: Card) -> str:
+    if card.ece is None or card.ece_by_chance is None:
+        return "–"
+    return f"{card.ece:.3f} (by chance alone, were the model perfect: {card.ece_by_chance:.3f})"
 
 
 def _calibration(bins: Sequence[Bin], ece: float | None) -> list[str]:
@@ -71,14 +81,14 @@ def _ties(curve: Sequence[Bin]) -> list[str]:
     return ["## Ties", _table(("distance of the scores", "share of ties", "pairs"), rows)]
 
 
-def _parts(title: str, name: str, parts: Mapping[str, Part]) -> list[str]:
+def _parts(title: str, names: tuple[str, str], parts: Mapping[str, Part]) -> list[str]:
     if not parts:
         return []
     rows = [
         (_plain(key), _percent(part.accuracy), f"{_percent(part.low)} to {_percent(part.high)}", str(part.n))
         for key, part in parts.items()
     ]
-    return [f"## {title}", _table((name, "accuracy", "95 % interval", "votes held out"), rows)]
+    return [f"## {title}", _table((names[0], "accuracy", "95 % interval", names[1]), rows)]
 
 
 def _learning(card: Card) -> list[str]:
@@ -111,7 +121,7 @@ def _bias(card: Card) -> list[str]:
     rows = [
         (
             name.replace("_", " "),
-            _percent(one.people),
+            _percent(one.votes),
             _percent(one.model),
             f"{one.slope:+.2f}",
             f"{one.up:+.2f}",
@@ -120,13 +130,13 @@ def _bias(card: Card) -> list[str]:
         for name, one in card.measured.bias.items()
     ]
     explained = (
-        "How often people, and the model, preferred the picture with more of it; log-odds for one standard deviation"
+        "How often the votes, and the model, preferred the picture with more of it; log-odds for one standard deviation"
         " more of it, from picture to picture; and what the score gains when one picture is edited to have a tenth more"
         " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size: a"
         " faint grain is added, or the picture saved with losses, until its JPEG is a tenth larger, or smaller. Where"
-        " the model leans further than people do, a generator that is tuned against it will go there."
+        " the model leans further than the votes do, a generator that is tuned against it will go there."
     )
-    head = ("more of it", "people", "model", "slope", "edited +10 %", "edited −10 %")
+    head = ("more of it", "votes", "model", "slope", "edited +10 %", "edited −10 %")
     return ["## What it leans on", explained, _table(head, rows)]
 
 

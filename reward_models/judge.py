@@ -199,6 +199,11 @@ class PairwiseJudge(Judge):
 
 def load(file: str) -> Judge:
     """Return the judge that a YAML file describes."""
+    try:
+        configs.find(file)
+    except BadInput:
+        own = [name for name in configs.shipped() if name.startswith("judge/") and not name.endswith("/reward.yaml")]
+        raise BadInput(f"judge@{file}: no such file; shipped ones: {', '.join(own)}") from None
     return judge(configs.load(JudgeConfig, file))
 
 

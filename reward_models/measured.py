@@ -1,8 +1,7 @@
 """From a taught model to its card: everything is measured here, the same for every family."""
 
-from typing import Literal
-
 import torch
+from torch import Tensor
 
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences.summary import Summary
@@ -14,7 +13,7 @@ from .cross_validation import choose
 from .davidson import Votes, prior_variance, reduced
 from .family import Lesson, Taught
 from .learning_curve import LearningCurve, learning_curve
-from .measures import agreement, by_annotator, by_criterion, calibration, tie_curve
+from .measures import agreement, by_annotator, by_criterion, calibration, calibration_by_chance, tie_curve
 
 PROBED = 60
 """Pairs at most, whose pictures the bias probe looks at."""
@@ -34,7 +33,9 @@ def card_of(
     held_out, group = division.held_out, division.group
     learnt = agreement(score, data, division.train, group, seed)
     tested = agreement(score, data, held_out, group, seed) if held_out else None
-    spread = round(float(score[data.shown(division.train)].std(correction=0)), 6)
+    shown = score[data.shown(division.train)]
+    spread = round(float(shown.std(correction=0)), 6)
+    voted = torch.tensor([float(one.total) for one in lesson.labelled])
     accuracy = tested.accuracy if tested else None
     calibrated = calibration(score, data, held_out) if held_out else None
     votes = list(lesson.pairs.store.votes(annotator))
@@ -53,12 +54,15 @@ def card_of(
         split=SplitCard(division.by, len(set(group[held_out].tolist())), division.hash),
         nll=tested.nll if tested else None,
         ece=calibrated[0] if calibrated else None,
+        ece_by_chance=calibration_by_chance(score, data, held_out, voted) if calibrated else None,
         train_accuracy=learnt.accuracy,
         train_nll=learnt.nll,
         score_std=spread,
+        score_mean=round(float(shown.mean()), 6),
         head={name: round(weight, 4) for name, weight in taught.tastes.items()},
         told=dict(taught.told),
         alarms=[alarm for alarm in alarms if alarm],
+        looked_for=["dead head", "position leak", *(["group leak"] if taught.evidence is not None else [])],
         measured=Measured(
             calibration=calibrated[1] if calibrated else [],
             tie_curve=tie_curve(score, data, held_out),
@@ -89,17 +93,15 @@ def _leanings(taught: Taught, lesson: Lesson, edited: int) -> dict[str, Leaning]
     data = lesson.data
     enough = len(lesson.split.held_out) >= min(20, len(data.target))
     among = lesson.split.held_out if enough else list(range(len(data.target)))
-    chosen: dict[Literal["left", "right"], list[torch.Tensor]] = {"left": [], "right": []}
-    rows = []
+    shown: list[tuple[int, Tensor, Tensor]] = []
     for pair in among[:: max(1, len(among) // PROBED)][:PROBED]:
         try:
-            images = [lesson.pairs.image(data.ids[int(side[pair])]) for side in (data.left, data.right)]
+            left, right = (lesson.pairs.image(data.ids[int(side[pair])]) for side in (data.left, data.right))
         except BadInput:
             continue  # its features were kept, the file was not
-        chosen["left"].append(images[0])
-        chosen["right"].append(images[1])
-        rows.append(pair)
-    if not rows:
+        shown.append((pair, left, right))
+    if not shown:
         return {}
-    prompts = [data.prompts[int(data.left[pair])] for pair in rows]
-    return probe(taught.model, chosen["left"], chosen["right"], prompts, data.target[rows], edited)
+    pairs, lefts, rights = zip(*shown, strict=True)
+    prompts = [data.prompts[int(data.left[pair])] for pair in pairs]
+    return probe(taught.model, lefts, rights, prompts, data.target[list(pairs)], edited)

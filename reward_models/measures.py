@@ -19,6 +19,8 @@ RESAMPLES = 2000
 BINS = 10
 """Of the calibration, with as many pairs in each."""
 TIE_BINS = 5
+DRAWS = 500
+"""Of the votes, for what chance alone does to the calibration."""
 
 
 @final
@@ -74,17 +76,33 @@ def calibration(score: Tensor, data: Comparisons, pairs: list[int]) -> tuple[flo
     """Return the expected calibration error on decided ``pairs``, and its bins of equally many pairs.
 
     Σ n/N |how often the favourite was preferred − the chance given to it|, over bins of that chance. Even a perfect
-    model has about √(½ · bins / N) · ½ of it by chance alone.
+    model has some: see `calibration_by_chance`.
     """
-    margin, target = _decided(score, data, pairs)
-    if not len(margin):
+    rows = _decided(data, pairs)
+    if not len(rows):
         return None
+    margin, target = _margin(score, data, rows), data.target[rows]
     chance = torch.sigmoid(margin.abs())
     came_true = torch.where(margin >= 0, target, 1 - target)
-    parts = torch.tensor_split(chance.argsort(stable=True), min(BINS, len(chance)))
+    parts = _parts(chance)
     bins = [Bin(_mean(chance[part]), _mean(came_true[part]), len(part)) for part in parts]
     error = sum(one.n * abs(one.expected - one.observed) for one in bins) / len(chance)
     return round(error, 6), bins
+
+
+def calibration_by_chance(score: Tensor, data: Comparisons, pairs: list[int], votes: Tensor) -> float | None:
+    """Return the calibration error expected of a model whose chances are all true, on as many pairs and votes.
+
+    ``votes (P,)`` is how many every pair has; they are drawn `DRAWS` times from the chances that ``score`` gives.
+    """
+    rows = _decided(data, pairs)
+    if not len(rows):
+        return None
+    chance = torch.sigmoid(_margin(score, data, rows).abs())
+    count = votes[rows].round().clamp(min=1).expand(DRAWS, -1)
+    drawn = torch.binomial(count, chance.expand(DRAWS, -1), torch.Generator().manual_seed(0)) / count
+    off = [(drawn[:, part].mean(1) - chance[part].mean()).abs() * len(part) for part in _parts(chance)]
+    return round(float(torch.stack(off).sum(0).mean()) / len(rows), 6)
 
 
 def tie_curve(score: Tensor, data: Comparisons, pairs: list[int]) -> list[Bin]:
@@ -142,11 +160,19 @@ def by_criterion(
     return parts if set(found) != {""} else {}
 
 
-def _decided(score: Tensor, data: Comparisons, pairs: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the margins and targets of those ``pairs`` that are not tied."""
+def _decided(data: Comparisons, pairs: list[int]) -> Tensor:
+    """Return those of ``pairs`` that are not tied."""
     rows = torch.tensor(pairs, dtype=torch.long)
-    rows = rows[data.target[rows] != 0.5]
-    return score[data.left[rows]] - score[data.right[rows]], data.target[rows]
+    return rows[data.target[rows] != 0.5]
+
+
+def _margin(score: Tensor, data: Comparisons, rows: Tensor) -> Tensor:
+    return score[data.left[rows]] - score[data.right[rows]]
+
+
+def _parts(chance: Tensor) -> tuple[Tensor, ...]:
+    """Return the positions of ``chance (N,)`` from the smallest to the largest, in bins of equally many."""
+    return torch.tensor_split(chance.argsort(stable=True), min(BINS, len(chance)))
 
 
 def _part(correct: list[float], clusters: Sequence[Hashable], seed: int) -> Part:

@@ -39,15 +39,14 @@ class Shown:
 
     @property
     def told(self) -> str:
-        """Return the score with its sign; one that rounds to 0 has none."""
-        rounded = round(self.score, 2)
-        return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
+        """Return the score as it is shown."""
+        return signed(self.score)
 
 
 @final
 @dataclass(frozen=True)
 class Mistake:
-    """A pair that people decided the other way than the model: ``preferred`` by them, and the one that it preferred."""
+    """A pair that the votes decided the other way than the model: ``preferred`` by them, and the one by it."""
 
     preferred: Shown
     other: Shown
@@ -55,6 +54,12 @@ class Mistake:
     """What the model gave to its own choice."""
     share: float
     """Of the votes against it."""
+
+
+def signed(score: float) -> str:
+    """Return ``score`` with its sign; one that rounds to 0 has none."""
+    rounded = round(score, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def picture_page(
@@ -80,6 +85,7 @@ def picture_page(
         verdict=verdict,
         alarms=alarms,
         held_out=held_out,
+        usual=signed(float(score[data.shown(split.train)].mean())),
         kinds={name: [one for row in rows if (one := _shown(pairs, data, score, row))] for name, rows in kinds.items()},
         mistakes=_mistakes(pairs, data, split.held_out or list(range(len(data.target))), score),
         asked=len(split.held_out or data.target),

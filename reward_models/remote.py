@@ -1,6 +1,6 @@
 """A reward in another process or on another machine: ``remote@http://127.0.0.1:8720``, served by ``serve-reward``.
 
-    GET  /v1/model   → {"model": id, "can": {"groupwise", "uncertainty"}, "reference": [sorted scores]}
+    GET  /v1/model   → {"model": id, "can": {"groupwise", "uncertainty"}, "log_odds", "reference": [sorted scores]}
     POST /v1/score     {"model": id, "pictures": [{"id", "prompt", "png": base64}, …]}
                      → {"model": id, "scores": [{"id", "valid", "mean", "std", "components"}, …]}
 
@@ -59,8 +59,8 @@ class Remote(Reward):
 
     at_once = True
 
-    def __init__(self, service: Service, model: str, can: Capabilities, reference: Tensor) -> None:
-        self.service, self.model, self.can, self.reference = service, model, can, reference
+    def __init__(self, service: Service, model: str, can: Capabilities, log_odds: bool, reference: Tensor) -> None:
+        self.service, self.model, self.can, self.log_odds, self.reference = service, model, can, log_odds, reference
         self._down = False
         """Whether the last question failed however often it was asked: then others are asked once only."""
         self._usual: float | None = None
@@ -162,10 +162,13 @@ class Remote(Reward):
         return Scores(mean, valid & torch.isfinite(mean), std, parts)
 
 
-def _described(told: Any) -> tuple[str, Capabilities, Tensor]:
-    """Return model, capabilities and reference from what a server says of itself; raises `NoAnswer`."""
+def _described(told: Any) -> tuple[str, Capabilities, bool, Tensor]:
+    """Return model, capabilities, log-odds and reference from what a server says of itself; raises `NoAnswer`.
+
+    One that does not say whether its scores are in log-odds is taken to have others.
+    """
     try:
-        model, can, reference = told["model"], told["can"], told["reference"]
+        model, can, reference, log_odds = told["model"], told["can"], told["reference"], told.get("log_odds", False)
         groupwise, uncertainty = can["groupwise"], can["uncertainty"]
         right = (
             isinstance(model, str)
@@ -173,14 +176,15 @@ def _described(told: Any) -> tuple[str, Capabilities, Tensor]:
             and 0 < len(model) <= 300
             and type(groupwise) is bool
             and type(uncertainty) is bool
+            and type(log_odds) is bool
         )
         right = right and isinstance(reference, list) and all(_finite(score) for score in reference)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         right = False
     if not right:
         raise NoAnswer("an answer that is not of a reward server", passing=False)
     declared = Capabilities(groupwise=groupwise, uncertainty=uncertainty, remote=True)
-    return model, declared, torch.tensor(reference, dtype=torch.float64).float().sort().values
+    return model, declared, log_odds, torch.tensor(reference, dtype=torch.float64).float().sort().values
 
 
 def _row(row: dict[str, Any], unsure: bool) -> Row | None:

@@ -83,7 +83,8 @@ class Counter:
     async def model(self, _: Request) -> Response:
         """Say what is served."""
         can = {"groupwise": self.reward.can.groupwise, "uncertainty": self.reward.can.uncertainty}
-        return JSONResponse({"model": self.name, "can": can, "reference": self.reward.reference.tolist()})
+        scores = {"log_odds": self.reward.log_odds, "reference": self.reward.reference.tolist()}
+        return JSONResponse({"model": self.name, "can": can, **scores})
 
     async def score(self, request: Request) -> Response:
         """Score the pictures of one question."""

@@ -16,6 +16,8 @@ from .reward import Reward, Scores, scores_of
 
 Picture = Image.Image | Tensor | bytes | Path | str
 """A PIL picture, a tensor ``(3, H, W)`` in [0, 1], an encoded picture, or the path of one."""
+UNSCORED = "the reward has no score for it"
+"""Why a picture has none that could be read."""
 
 
 @final
@@ -54,7 +56,7 @@ def score_pictures(
         try:
             image = _read(pictures[row])
         except (OSError, ValueError) as error:
-            failures[row] = str(error)
+            failures[row] = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             continue
         bucket = waiting.setdefault((group, *image.shape), [])
         bucket.append((row, image))
@@ -121,7 +123,7 @@ def _joined(found: list[tuple[list[int], Scores]], failures: dict[int, str], cou
         for name, component in scores.components.items():
             columns[name][rows] = component
     unscored = {row for row in range(count) if not valid[row]} - failures.keys()
-    failures |= dict.fromkeys(sorted(unscored), "the reward failed on it")
+    failures |= dict.fromkeys(sorted(unscored), UNSCORED)
     std = columns.pop("std") if reward.can.uncertainty else None
     mean = columns.pop("mean")
     return Judged(Scores(mean, valid, std, {name: columns[name] for name in names}), dict(sorted(failures.items())))

@@ -145,3 +145,12 @@ class Placed(Reward):
         """Return the mean of all pixels, or failures as long as it lies elsewhere."""
         right = self.where == ("cuda" if torch.cuda.is_available() else "cpu")
         return Scores.of(brightness(images, prompts) if right else torch.full((len(images),), torch.nan))
+
+
+class Parted(Reward):
+    """Redness, which it also calls by two names."""
+
+    def score(self, *, images, prompts):
+        """Return the mean of red."""
+        red = images[:, 0].flatten(1).mean(1)
+        return Scores.of(red, components={"red": red, "a longer name": 2 * red})

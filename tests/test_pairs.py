@@ -276,7 +276,7 @@ def test_a_script_judges_pictures_of_any_sizes(tmp_path):
 
 def test_the_next_command_trains_on_the_people_where_a_script_voted_too(pairs):
     label_scripted(pairs, "bright", BRIGHT, 0.0)
-    command = f"rlhf-images train-reward sd35_medium/reward.yaml pairs={pairs.folder} out={pairs.folder.parent}/"
+    command = f"rlhf-images train-reward head/reward.yaml pairs={pairs.folder} out={pairs.folder.parent}/"
     assert next_command(pairs, summarise(pairs)) == f"{command}reward"
     vote(pairs, "ann lee", [("0000", "left"), ("0001", "left")])
     vote(pairs, "bob", [("0000", "left")])
@@ -291,7 +291,7 @@ def test_who_only_skipped_takes_nobodys_votes_away(pairs, capsys):
     pairs.store.add([Event("s", "skip", "0003", "carol")])
     assert "annotator=" not in next_command(pairs, summarise(pairs))
     label_scripted(pairs, "bright", BRIGHT, 0.0)
-    assert "; next: rlhf-images train-reward sd35_medium/reward.yaml pairs=" in capsys.readouterr().out
+    assert "; next: rlhf-images train-reward head/reward.yaml pairs=" in capsys.readouterr().out
     tell(pairs, {})
     assert "of 2 who voted from 'ann', who did most often; annotator= names another" in capsys.readouterr().out
 

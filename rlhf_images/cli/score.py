@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from ..reward import Reward
 
 
+NAMED = "a folder of train-reward, a name in the table of rewards, or module:attribute; @ARGUMENT behind a name"
+
+COLUMNS = {
+    "score": ("score", "{:.4g}"),
+    "std": ("std", "± {:.2g}"),
+    "percentile": ("percentile", "{:.0f} %"),
+    "preferred": ("P(preferred)", "{:.0%}"),
+}
+"""What is known of a picture, with its head in the table and how it is written."""
+
+
 def add(stages: Stages) -> None:
     """Add the command."""
     score = stages.add_parser(
@@ -20,10 +32,10 @@ def add(stages: Stages) -> None:
         help="score pictures: score, std, percentile, chance against the reference",
         description="Score pictures with any reward. The reference are the pictures that a model was trained on.",
     )
-    score.add_argument("model", help="a folder of train-reward, a name in the table of rewards, or module:attribute")
+    score.add_argument("model", help=NAMED)
     score.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
     prompts = score.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", help="what all of them were drawn for (default: nothing)")
+    prompts.add_argument("--prompt", help="what all of them were drawn for (default: nothing); some models go by it")
     prompts.add_argument(
         "--prompts",
         metavar="FILE",
@@ -36,9 +48,9 @@ def add(stages: Stages) -> None:
 def _score(options: argparse.Namespace) -> None:
     from reward_models import placed
 
-    from ..pictures import score_pictures
+    from ..pictures import UNSCORED, score_pictures
 
-    paths = [path for name in options.images for path in _pictures(Path(name))]
+    paths = [path for name in options.images for path in _pictures(name)]
     prompts = _prompts(options, paths)
     reward = placed(options.model)
     groups = [prompts.index(prompt) for prompt in prompts]
@@ -46,7 +58,9 @@ def _score(options: argparse.Namespace) -> None:
     rows = [_row(path, i, judged, reward) for i, path in enumerate(paths)]
     _print(rows, options.json)
     if judged.failures:
-        raise RewardFailed(f"{len(judged.failures)} of {len(paths)} pictures have no score; see the reasons above")
+        asked = UNSCORED in judged.failures.values() and not any(prompts)
+        hint = "; no --prompt was given, and the reward may go by it" if asked else ""
+        raise RewardFailed(f"without a score: {len(judged.failures)} of {len(paths)}; the reasons are above{hint}")
 
 
 def _row(path: Path, row: int, judged: "Judged", reward: "Reward") -> dict[str, Any]:
@@ -61,6 +75,9 @@ def _row(path: Path, row: int, judged: "Judged", reward: "Reward") -> dict[str, 
         known["percentile"] = 100 * float(reward.percentiles(mean))
         if reward.log_odds:
             known["preferred"] = float(reward.preferred(mean))
+    parts = {name: float(part[row]) for name, part in scores.components.items()}
+    if parts := {name: value for name, value in parts.items() if math.isfinite(value)}:
+        known["components"] = parts
     return known
 
 
@@ -69,20 +86,29 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))  # noqa: T201
         return
-    columns = {"score": "{:.4g}", "std": "± {:.2g}", "percentile": "{:.0f} %", "preferred": "{:.0%}"}
-    shown = [name for name in columns if any(name in row for row in rows)]
-    heads = {"preferred": "P(preferred)"}
-    print("  ".join(f"{heads.get(name, name):>12}" for name in shown) + ("  picture" if shown else "picture"))  # noqa: T201
-    for row in rows:
-        cells = [columns[name].format(row[name]) if name in row else "–" for name in shown]
-        reason = f"  FAILED: {row['failed']}" if "failed" in row else ""
-        print("  ".join([*(f"{cell:>12}" for cell in cells), row["image"]]) + reason)  # noqa: T201
+    shown = [name for name in COLUMNS if any(name in row for row in rows)]
+    parts = list(dict.fromkeys(name for row in rows for name in row.get("components", {})))
+    table = [[*(COLUMNS[name][0] for name in shown), *parts]] + [_cells(row, shown, parts) for row in rows]
+    widths = [max(12, *map(len, column)) for column in zip(*table, strict=True)]
+    ends = ["picture", *(row["image"] + (f"  FAILED: {row['failed']}" if "failed" in row else "") for row in rows)]
+    for cells, end in zip(table, ends, strict=True):
+        print("  ".join([*(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), end]))  # noqa: T201
 
 
-def _pictures(path: Path) -> list[Path]:
-    """Return ``path``, or the pictures in it in the order of their names."""
+def _cells(row: dict[str, Any], shown: list[str], parts: list[str]) -> list[str]:
+    """Return what is known of one picture as words, a dash for the rest."""
+    known = [COLUMNS[name][1].format(row[name]) if name in row else "–" for name in shown]
+    components = row.get("components", {})
+    return known + [f"{components[name]:.4g}" if name in components else "–" for name in parts]
+
+
+def _pictures(name: str) -> list[Path]:
+    """Return the picture ``name``, or those in the folder of that name in the order of theirs."""
     from ..preferences.folder import ENDINGS
 
+    if not name.strip():
+        raise BadInput("an empty name among the pictures; name files or folders ('.' is the current one)")
+    path = Path(name)
     if not path.is_dir():
         return [path]
     found = sorted(inner for inner in path.iterdir() if inner.suffix.lower() in ENDINGS)

@@ -3,6 +3,7 @@
 import argparse
 
 from . import Stages
+from .score import NAMED
 
 
 def add(stages: Stages) -> None:
@@ -12,7 +13,7 @@ def add(stages: Stages) -> None:
         help="serve a reward to other processes, which name it remote@http://HOST:PORT",
         description="Serve a reward over HTTP, for training in another process, environment or machine.",
     )
-    serve.add_argument("model", help="a folder of train-reward, a name in the table of rewards, or module:attribute")
+    serve.add_argument("model", help=NAMED)
     serve.add_argument("--host", default="127.0.0.1", help="another than this machine's own needs a token")
     serve.add_argument("--port", type=int, default=8720, help="0 is any free one (default: 8720)")
     serve.add_argument("--token", help="that clients show, as RLHF_IMAGES_REWARD_TOKEN; made where others can reach it")

@@ -15,7 +15,7 @@ def next_command(pairs: Pairs, summary: Summary) -> str:
     ``annotator`` is one.
     """
     digits = any(pair.prompt in DIGIT_CAPTIONS for pair in pairs.pairs)
-    words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "sd35_medium/reward.yaml"]
+    words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "head/reward.yaml"]
     words.append(f"pairs={pairs.folder}")
     name = "reward"
     if people := beside_scripts(summary):

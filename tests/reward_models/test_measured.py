@@ -15,11 +15,12 @@ from pairs_for_tests import made, picture
 import reward_models
 from reward_models.alarms import dead_head, group_leak, position_leak
 from reward_models.bias import EDITS, probe
-from reward_models.card import Card, Measured, SplitCard
+from reward_models.card import Card, Measured, SplitCard, verdict
 from reward_models.card_text import as_markdown
 from reward_models.comparisons import Comparisons, Split, compared, split
+from reward_models.head import Head
 from reward_models.learning_curve import learning_curve
-from reward_models.measures import Part, by_annotator, by_criterion, calibration, tie_curve
+from reward_models.measures import Part, by_annotator, by_criterion, calibration, calibration_by_chance, tie_curve
 from reward_models.picture_page import picture_page
 from reward_models.pixels import PixelStatistic
 from reward_models.train import train_reward
@@ -57,6 +58,22 @@ def test_a_calibrated_model_has_a_small_error_and_a_boastful_one_the_difference(
     sides = (torch.rand(20_000, generator=source) < 0.5).float() * 2 - 1  # sides do not matter
     turned, other = pairs_of(margin * sides, torch.where(sides > 0, came, 1 - came))
     assert calibration(turned, other, every)[0] == pytest.approx(error, abs=1e-5)
+
+
+def test_what_chance_does_to_the_calibration_is_what_it_did():
+    source = torch.Generator().manual_seed(0)
+    every, found = list(range(40)), []
+    for votes in (1, 5):
+        errors = []
+        for _ in range(200):
+            margin = 2 * torch.randn(40, generator=source)
+            came = torch.binomial(torch.full((40,), float(votes)), torch.sigmoid(margin), source) / votes
+            score, data = pairs_of(margin, came)  # a model whose every chance is true
+            errors.append(calibration(score, data, every)[0])
+        found.append(calibration_by_chance(score, data, every, torch.full((40,), float(votes))))
+        assert found[-1] == pytest.approx(np.mean(errors), rel=0.15)
+    assert found[1] < 0.6 * found[0]
+    assert calibration_by_chance(*pairs_of(margin, torch.full((40,), 0.5)), every, torch.ones(40)) is None
 
 
 def test_ties_are_left_out_of_the_calibration_and_fall_with_the_distance():
@@ -122,13 +139,13 @@ def test_the_probe_finds_what_a_model_leans_on():
     found = probe(PixelStatistic("brightness"), left, right, ["p"] * 12, brighter, 6)
     assert set(found) == set(EDITS)
     one = found["brightness"]
-    assert (one.people, one.model) == (1.0, 1.0)
+    assert (one.votes, one.model) == (1.0, 1.0)
     mean = sum(float(PixelStatistic("brightness").statistic(image[None])) for image in left[:6]) / 6
     assert one.up == pytest.approx(0.1 * mean, abs=2e-3)
     assert one.down == pytest.approx(-0.1 * mean, abs=2e-3)
     assert one.slope > 0
     reversed_ = probe(PixelStatistic("brightness"), left, right, ["p"] * 12, 1 - brighter, 2)["brightness"]
-    assert (reversed_.people, reversed_.model) == (0.0, 1.0)
+    assert (reversed_.votes, reversed_.model) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -223,17 +240,35 @@ def test_the_card_says_all_of_it(trained_head):
     text = (trained_head / "CARD.md").read_text()
     for heading in ("Do its chances come true?", "Whom it agrees with", "What more labels", "leans on", "family"):
         assert heading in text
-    assert "Alarm" not in text
+    assert "Alarm:" not in text
+    assert "none (looked for: dead head, position leak, group leak)" in text
+    assert card["score_mean"] == pytest.approx(float(Head.load(trained_head).reference.mean()), abs=1e-3)
+
+
+NOTHING = Measured([], [], {}, {}, None, {})
+
+
+def card_with(**known) -> Card:
+    """A card on which nothing is known but ``known``."""
+    unknown = (None, None, None, None, 3, 0, 0, "", SplitCard("prompt", 0, ""), None, None, None, None)
+    return replace(Card("head", *unknown, 0.5, 1.0, 0.0, {}, {}, [], [], NOTHING), **known)
 
 
 def test_a_name_stays_in_its_cell():
-    measured = Measured([], [], {"a|b\n# c": Part(0.5, 0.4, 0.6, 3)}, {}, None, {})
-    division = SplitCard("prompt", 0, "")
-    unknown = (None, None, None, None, 3, 0, 0, "", division, None, None, None)
-    card = Card("head", *unknown, train_nll=0.5, score_std=1.0, head={}, told={}, alarms=[], measured=measured)
-    text = as_markdown(card)
+    measured = replace(NOTHING, by_annotator={"a|b\n# c": Part(0.5, 0.4, 0.6, 3)})
+    text = as_markdown(card_with(measured=measured))
     assert "a\\|b # c" in text
     assert "\n# c" not in text
+
+
+def test_the_card_says_what_chance_does_what_is_usual_and_which_alarms_there_were():
+    known = {"ece": 0.15, "ece_by_chance": 0.16, "score_mean": -2.88, "looked_for": ["dead head", "position leak"]}
+    text = as_markdown(card_with(**known))
+    assert "| 0.150 (by chance alone, were the model perfect: 0.160) |" in text
+    assert "the average training picture has -2.88" in text
+    assert "| Alarms | none (looked for: dead head, position leak) |" in text
+    assert "coin" not in verdict(card_with(held_out_accuracy=0.7, held_out_accuracy_ci=(0.55, 0.85)))
+    assert "coin" in verdict(card_with(held_out_accuracy=0.6, held_out_accuracy_ci=(0.45, 0.75)))
 
 
 def test_the_picture_page_is_whole_and_harmless(tmp_path):
@@ -268,10 +303,10 @@ def test_mistakes_are_the_surest_first(tmp_path):
     score[data.left] = torch.arange(12.0)
     everything = Split("picture", list(range(12)), [], np.arange(12), "")
     text = picture_page("t", "v", [], pairs, data, everything, score).decode()
-    told = re.findall(
-        r'own choice (\d+) %; 100 % of the votes were against it\.<br><span class="muted">prompt (\d+)', text
-    )
+    told = re.findall(r'own choice (\d+) %; every vote was against it\.<br><span class="muted">prompt (\d+)', text)
     assert [int(number) for _, number in told] == [10, 8, 6, 4, 2]
+    assert "the average training picture has +2.75" in text
+    assert "people" not in text  # a script may have voted
 
 
 def test_a_switched_off_probe_is_not_on_the_card(tmp_path):

@@ -150,6 +150,7 @@ class Doubtful(Reward):
 
     can = dataclasses.replace(Reward.can, uncertainty=True)
     reference = torch.tensor([0.25, 0.5])
+    log_odds = True
 
     def score(self, *, images, prompts):
         mean = images.mean((1, 2, 3))
@@ -168,6 +169,7 @@ def test_everything_a_reward_says_comes_through(images):
         remote = client(address)
         assert remote.can == dataclasses.replace(Doubtful.can, remote=True)
         assert torch.equal(remote.reference, Doubtful.reference)
+        assert torch.equal(remote.preferred(torch.tensor([0.3])), Doubtful().preferred(torch.tensor([0.3])))
         assert remote.percentiles(torch.tensor([0.3])).tolist() == [0.5]
         far, near = (scores_of(reward, images, PROMPTS, 8) for reward in (remote, Doubtful()))
         unlike = client(address)

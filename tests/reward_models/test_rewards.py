@@ -450,7 +450,15 @@ def test_a_function_must_give_one_score_a_picture(own_file, batch):
         ("blod", "did you mean 'bold'?"),
         ("qqqq", "known: brightness, contrast"),
         ("bold@3", "takes nothing behind"),
-        ("palette", "needs an argument"),
+        ("", "an empty name"),
+        (" ", "an empty name"),
+        ("palette", "needs an argument: palette@COLOURS"),
+        ("judge", "needs an argument: judge@FILE"),
+        ("judge@none.yaml", "no such file; shipped ones: judge/checklist.yaml, judge/pairwise.yaml"),
+        ("rubrics/mine.yaml", "did you mean 'judge@rubrics/mine.yaml'?"),
+        ("http://127.0.0.1:8720", "did you mean 'remote@http://127.0.0.1:8720'?"),
+        ("my_own_rewards.py:redness", "did you mean 'my_own_rewards:redness'?"),
+        ("./my_own_rewards.py:redness", "did you mean 'my_own_rewards:redness'?"),
         ("my_own_rewards:instance@3", "takes nothing behind"),
         ("runs/nowhere", "no such name, folder"),
         ("my_own_rewards:rednes", "did you mean 'redness'?"),
@@ -468,6 +476,17 @@ def test_anything_else_is_refused_in_one_line(own_file, spec, says):
         reward_models.load(spec)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_slip_in_a_path_is_answered_with_the_folder_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "reward").mkdir(parents=True)
+    (tmp_path / "runs" / "reward" / "reward.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"did you mean 'runs/reward'\?"):
+        reward_models.load("runs/rewards")
+    for nowhere in ("runs/another", "nowhere/reward", "runs/\0"):
+        with pytest.raises(BadInput, match="'train-reward' makes such a folder"):
+            reward_models.load(nowhere)
 
 
 def test_the_current_directory_shadows_no_installed_package(own_file, tmp_path):

@@ -51,8 +51,36 @@ def test_failures_are_named_and_the_others_scored(trained_head, pictures, capsys
     lines = told.out.splitlines()[1:]
     assert ["FAILED" in line for line in lines] == [False, False, False, True, True]
     assert "not a picture" in lines[3]
-    assert "No such file" in lines[4]
-    assert "2 of 5 pictures have no score" in told.err
+    assert lines[4].endswith("none.png  FAILED: no such file")
+    assert "without a score: 2 of 5" in told.err
+    assert "--prompt" not in told.err
+
+
+def test_a_reward_that_goes_by_prompts_says_what_it_lacks(pictures, capsys):
+    assert run(["score", "legibility", str(pictures)]) == 4
+    assert "no --prompt was given" in capsys.readouterr().err
+    assert run(["score", "legibility", str(pictures), "--prompt", "a dragon"]) == 4
+    assert "no --prompt was given" not in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_current_folder(pictures, capsys, monkeypatch):
+    monkeypatch.chdir(pictures)
+    for arguments in (["brightness", ""], ["", "0.png"], ["brightness", "0.png", " "]):
+        assert run(["score", *arguments]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "empty" in told.err
+
+
+def test_the_parts_of_a_score_are_shown(pictures, capsys):
+    assert run(["score", "rewards_for_tests:Parted", str(pictures), "--prompt", "x", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(row["components"]) for row in rows] == [{"red", "a longer name"}] * 3
+    assert run(["score", "rewards_for_tests:Parted", str(pictures), "--prompt", "x"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["score", "red", "a", "longer", "name", "picture"]
+    for row, line in zip(rows, lines, strict=True):
+        assert line.split()[1:3] == [f"{row['components'][name]:.4g}" for name in ("red", "a longer name")]
 
 
 def test_prompts_are_one_a_picture(pictures, capsys, tmp_path):

@@ -64,6 +64,7 @@ def test_the_folder_is_small_and_gives_the_same_scores(vlm_folder, bases, vlm_vo
     pairs = Pairs(vlm_votes)
     images = torch.stack([pairs.image(picture) for pair in pairs.pairs for picture in (pair.left, pair.right)])
     scores = model.score(images=images, prompts=[pair.prompt for pair in pairs.pairs for _ in range(2)]).mean
+    assert model.preferred(model.reference).mean() == pytest.approx(0.5, abs=1e-5)
     assert model.reference.min() - 1e-4 <= scores.quantile(0.5) <= model.reference.max() + 1e-4
     labelled = split(pairs.labelled(), 0.25, 0)
     shown = torch.tensor([2 * pair + side for pair in labelled.train for side in (0, 1)])

@@ -191,7 +191,7 @@ class Intake:
         new = len(self.pairs) - len(self.before)
         votes = sum(event.type == "vote" and not event.again for event in standing(self._events()))
         nameless = sum(counts.total for counts in self.counts.values())
-        learn = ["rlhf-images", "train-reward", "sd35_medium/reward.yaml", f"pairs={self.folder}"]
+        learn = ["rlhf-images", "train-reward", "head/reward.yaml", f"pairs={self.folder}"]
         learn += [f"store={Store(store_url).name}"] if store_url else []
         next_step = shlex.join([*learn, f"out={self.folder.parent / 'reward'}"])
         say(
