@@ -30,8 +30,7 @@ import reward_models.architecture
 from reward_models.adapters import Adapters
 from reward_models.clip_preference import ClipPreference
 from reward_models.comparisons import Comparisons, compared, split
-from reward_models.extractors import ClipConfig as Frozen
-from reward_models.extractors import FeaturesConfig
+from reward_models.extractors import ClipFeatures, FeaturesConfig
 from reward_models.family import Family, Lesson
 from reward_models.pair_training import PairTraining
 from reward_models.preference import PreferenceModel
@@ -127,9 +126,9 @@ def families(folder: Path) -> dict[str, Callable[[], Family]]:
     return {
         "head, statistics": HeadConfig,
         "head, CLIP": lambda: HeadConfig(
-            features=FeaturesConfig(statistics=False, open_clip=Frozen(str(clip_base(folder))))
+            features=FeaturesConfig(statistics=False, open_clip=ClipFeatures(str(clip_base(folder))))
         ),
-        "head, both": lambda: HeadConfig(features=FeaturesConfig(open_clip=Frozen(str(clip_base(folder))))),
+        "head, both": lambda: HeadConfig(features=FeaturesConfig(open_clip=ClipFeatures(str(clip_base(folder))))),
         "towers": lambda: TowersConfig(local(), recognise=None),
         "clip": lambda: ClipConfig(architecture=local(), training=CLIP_LESSON),
         "clip, head": lambda: ClipConfig(architecture=local(), head_lr=0.01, training=CLIP_LESSON),

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from rlhf_images.data import decode, encode
+from rlhf_images.pictures import score_pictures
 from rlhf_images.progress import progress
-from rlhf_images.reward import Reward, scores_of
+from rlhf_images.reward import Reward
 
 from .pixels import STATISTICS, luma
 
@@ -142,12 +143,7 @@ def _changes(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) ->
 
 def _scores(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
     """Return the scores of pictures of any sizes ``(B,)``, NaN where one failed."""
-    scores = torch.full((len(images),), torch.nan)
-    for shape in dict.fromkeys(image.shape for image in images):
-        rows = [row for row, image in enumerate(images) if image.shape == shape]
-        stacked = torch.stack([images[row] for row in rows])
-        scores[rows] = scores_of(model, stacked, [prompts[row] for row in rows], 16).mean
-    return scores
+    return score_pictures(model, images, prompts, 16, told=None).scores.mean
 
 
 def _properties(image: Tensor) -> dict[str, float]:

@@ -6,21 +6,18 @@ The head, if there is one, is linear on the picture's normalised embedding. The 
 open_clip reads it as any CLIP; our reward.json and the head lie beside.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from rlhf_images.errors import BadInput
-from rlhf_images.files import write_atomically, write_json
 from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
+from . import saved
 from .architecture import Towers, new_towers
 from .clip import Clip
 
@@ -64,12 +61,11 @@ class ClipPreference(Reward):
 
     def save(self, folder: Path) -> None:
         """Write what open_clip reads, the head, and last reward.json with the hashes of both."""
-        folder.mkdir(parents=True, exist_ok=True)
         files = {WEIGHTS: save(_plain(self.clip.model.state_dict()))}
         if self.head is not None:
             files[HEAD] = save(_plain({"head": self.head}))
         preprocessing = self.clip.preprocessing
-        described = {
+        clip = {
             "model_cfg": self.clip.architecture,
             "preprocess_cfg": {
                 "size": preprocessing.size,
@@ -80,32 +76,20 @@ class ClipPreference(Reward):
                 "resize_mode": "shortest",
             },
         }
-        for name, data in files.items():
-            write_atomically(folder / name, data)
-        write_json(folder / "open_clip_config.json", described)
-        told = {
-            "format": FORMAT,
-            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-            "reference": [round(score, 6) for score in self.reference.tolist()],
-        }
-        write_json(folder / "reward.json", told)
+        told = {"format": FORMAT, "sha256": {name: saved.sha256(data) for name, data in files.items()}}
+        files["open_clip_config.json"] = json.dumps(clip, indent=2).encode()
+        saved.write(folder, files, told, self.reference)
 
     @classmethod
     def load(cls, folder: str) -> "ClipPreference":
         """Return the model of ``folder``. Raises `BadInput` for one that is damaged."""
-        try:
-            told = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
-            for name, digest in told["sha256"].items():
-                if name not in (WEIGHTS, HEAD):
-                    raise ValueError(f"'{name}' is no file of it")
-                with (Path(folder) / name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                        raise ValueError(f"{name} is not the one of reward.json")
-            head = load_file(Path(folder) / HEAD)["head"] if HEAD in told["sha256"] else None
+        told = saved.described(Path(folder), FORMAT)
+        with saved.damage_told(Path(folder)):
+            hashes, head = dict(told["sha256"]), None
+            saved.checked(Path(folder) / WEIGHTS, hashes[WEIGHTS])
+            if HEAD in hashes:
+                head = load_file(saved.checked(Path(folder) / HEAD, hashes[HEAD]))["head"]
             return cls(new_towers(f"local-dir:{folder}"), head, torch.tensor(told["reference"], dtype=torch.float32))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, BadInput) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
 
 
 def scores_of_embedded(clip: Any, images: Tensor, texts: Tensor, head: Tensor | None) -> Tensor:

@@ -58,7 +58,7 @@ class Extractor(ABC):
 
 @final
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipFeatures:
     """Features of an open_clip model."""
 
     path: str
@@ -103,7 +103,7 @@ class FeaturesConfig:
 
     statistics: bool = True
     """Light, colours, detail and composition, measured without a network: nothing to download."""
-    open_clip: ClipConfig | None = None
+    open_clip: ClipFeatures | None = None
     """Embeddings of a CLIP."""
     generator: GeneratorFeatures | None = None
     """What a generator's own networks see."""
@@ -136,7 +136,7 @@ class StatisticsExtractor(Extractor):
 class ClipExtractor(Extractor):
     """Two frozen towers; the shorter side of a picture at their size, cropped in the middle."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipFeatures) -> None:
         self.clip, self.parts = Clip.of_folder(config.path), config.parts
         self.prompted = frozenset(config.parts) - {"image"}
 

@@ -20,6 +20,8 @@ from .extractors import Blocks, Extractor
 
 BATCH = 16
 """Pictures that are decoded at a time."""
+BETWEEN = 64
+"""Batches after which the new features are kept: what an interruption costs at most."""
 
 
 @final
@@ -49,7 +51,7 @@ class FeatureCache:
         batches = [by_prompt[i : i + BATCH] for i in range(0, len(by_prompt), BATCH)]
         found: list[Blocks] = []
         order: list[str] = []
-        for batch in progress(batches, f"features ({self.extractor.id.rpartition('-')[0]})"):
+        for number, batch in enumerate(progress(batches, f"features ({self.extractor.id.rpartition('-')[0]})"), 1):
             images = {key: self.pairs.image(missing[key][0]) for key in batch}
             for shape in dict.fromkeys(image.shape for image in images.values()):
                 same = [key for key in batch if images[key].shape == shape]
@@ -57,6 +59,12 @@ class FeatureCache:
                 blocks = self.extractor.blocks(stacked, [missing[key][1] for key in same])
                 found.append({name: block.float().cpu() for name, block in blocks.items()})
                 order += same
+            if number % BETWEEN == 0 or number == len(batches):
+                self._keep(found, order)
+                found, order = [], []
+
+    def _keep(self, found: list[Blocks], order: list[str]) -> None:
+        """Add the features ``found`` of the pictures with the keys ``order``, and write them all."""
         new = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         self._rows |= {key: len(self._rows) + i for i, key in enumerate(order)}
         self._blocks = {n: torch.cat([self._blocks[n], b]) if n in self._blocks else b for n, b in new.items()}

@@ -8,23 +8,20 @@ changed counts nothing. w and Σ are those of `davidson` and `posterior`, divide
 `cross_validation`. A difference of scores is in log-odds, and 0 is the average training picture.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rlhf_images import config as configs
 from rlhf_images.errors import BadInput
-from rlhf_images.files import write_atomically, write_json
 from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
+from . import saved
 from .extractors import Blocks, Extractor, FeaturesConfig, extractors
 from .posterior import Posterior
 
@@ -33,6 +30,7 @@ RANGE = 3.0
 BYTES = 850_000
 """Of the weights on disk, at most: as many directions of the posterior are kept as fit."""
 FORMAT = "rlhf-images head 1"
+WEIGHTS = "reward.safetensors"
 
 
 @final
@@ -141,8 +139,7 @@ class Head(Reward):
         return self
 
     def save(self, folder: Path) -> None:
-        """Write the weights as safetensors, then `reward.json` with their hash: half a model is never taken for one."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the weights as safetensors, then `reward.json`: see `saved`."""
         learnt = self.learnt
         tensors = {
             "mean": learnt.scale.mean,
@@ -152,38 +149,40 @@ class Head(Reward):
             "variance": learnt.posterior.variance,
         }
         weights = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-        write_atomically(folder / "reward.safetensors", weights)
-        described = {
+        told = {
             "format": FORMAT,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": saved.sha256(weights),
             "features": configs.plain(self.looked_at),
             "extractors": {name: made.id for name, made in self.extractors.items()},
             "blocks": self.sizes,
             "range": RANGE,
             "tie_width": learnt.width,
             "rest": learnt.posterior.rest,
-            "reference": [round(score, 6) for score in self.reference.tolist()],
         }
-        write_json(folder / "reward.json", described)
+        saved.write(folder, {WEIGHTS: weights}, told, self.reference)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Head":
         """Return the head of ``folder``. Raises `BadInput` if it is damaged, or if its extractors are not the same."""
         folder = Path(folder)
-        described, tensors = _read(folder)
-        features = configs.build(FeaturesConfig, described["features"], f"{folder}/reward.json: features")
+        told = saved.described(folder, FORMAT)
+        with saved.damage_told(folder):
+            tensors, sizes = _tensors(folder, told)
+            posterior = Posterior(tensors["basis"], tensors["variance"], float(told["rest"]))
+            scale = Scale(tensors["mean"], tensors["gain"])
+            learnt = Learnt(scale, tensors["weights"], float(told["tie_width"]), posterior)
+            reference = torch.tensor(told["reference"], dtype=torch.float32)
+            features = configs.build(FeaturesConfig, told["features"], "features")
+            ids = dict(told["extractors"])
         made = extractors(features)
-        changed = [name for name, extractor in made.items() if extractor.id != described["extractors"].get(name)]
+        changed = [name for name, extractor in made.items() if extractor.id != ids.get(name)]
         if changed:
             raise BadInput(
                 f"{folder}: the '{changed[0]}' that its features come from is not the one it learnt on; put that back,"
                 " or train it again with 'train-reward'"
             )
-        posterior = Posterior(tensors["basis"], tensors["variance"], float(described["rest"]))
-        scale = Scale(tensors["mean"], tensors["gain"])
-        learnt = Learnt(scale, tensors["weights"], float(described["tie_width"]), posterior)
-        head = cls(features, made, learnt, {str(name): int(size) for name, size in described["blocks"].items()})
-        head.reference = torch.tensor(described["reference"], dtype=torch.float32)
+        head = cls(features, made, learnt, sizes)
+        head.reference = reference
         return head
 
 
@@ -192,25 +191,15 @@ def directions(columns: int) -> int:
     return min(columns, max(1, BYTES // (4 * columns) - 4))
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    weights = folder / "reward.safetensors"
-    try:
-        described = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-        if described["format"] != FORMAT or described["range"] != RANGE:
-            raise ValueError(f"its reward.json is not of a '{FORMAT}'")
-        data = weights.read_bytes()
-        if hashlib.sha256(data).hexdigest() != described["weights_sha256"]:
-            raise ValueError("the weights are not the ones of reward.json")
-        tensors = load_file(weights)
-        columns = sum(described["blocks"].values())
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        kept = len(tensors["variance"])
-        wanted = dict.fromkeys(("mean", "gain", "weights"), (columns,))
-        if shapes != {**wanted, "basis": (kept, columns), "variance": (kept,)}:
-            raise ValueError("the weights do not fit its blocks")
-        _ = [float(described[name]) for name in ("tie_width", "rest")], [float(x) for x in described["reference"]]
-        _ = described["features"].items(), described["extractors"].items()
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
-    return described, tensors
+def _tensors(folder: Path, told: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return the weights by name and the columns of each block. Raises whatever is wrong with them."""
+    if told["range"] != RANGE:
+        raise ValueError(f"its features level off at {told['range']} standard deviations, here at {RANGE}")
+    tensors = load_file(saved.checked(folder / WEIGHTS, told["weights_sha256"]))
+    sizes = {str(name): int(size) for name, size in told["blocks"].items()}
+    columns, kept = sum(sizes.values()), len(tensors["variance"])
+    wanted = dict.fromkeys(("mean", "gain", "weights"), (columns,))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {**wanted, "basis": (kept, columns), "variance": (kept,)}:
+        raise ValueError("the weights do not fit its blocks")
+    return tensors, sizes

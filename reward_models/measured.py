@@ -1,8 +1,7 @@
 """From a taught model to its card: everything is measured here, the same for every family."""
 
-from typing import Literal
-
 import torch
+from torch import Tensor
 
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences.events import Whose, counts
@@ -95,17 +94,15 @@ def _leanings(taught: Taught, lesson: Lesson, edited: int) -> dict[str, Leaning]
     data = lesson.data
     enough = len(lesson.split.held_out) >= min(20, len(data.target))
     among = lesson.split.held_out if enough else list(range(len(data.target)))
-    chosen: dict[Literal["left", "right"], list[torch.Tensor]] = {"left": [], "right": []}
-    rows = []
+    shown: list[tuple[int, Tensor, Tensor]] = []
     for pair in among[:: max(1, len(among) // PROBED)][:PROBED]:
         try:
-            images = [lesson.pairs.image(data.ids[int(side[pair])]) for side in (data.left, data.right)]
+            left, right = (lesson.pairs.image(data.ids[int(side[pair])]) for side in (data.left, data.right))
         except BadInput:
             continue  # its features were kept, the file was not
-        chosen["left"].append(images[0])
-        chosen["right"].append(images[1])
-        rows.append(pair)
-    if not rows:
+        shown.append((pair, left, right))
+    if not shown:
         return {}
-    prompts = [data.prompts[int(data.left[pair])] for pair in rows]
-    return probe(taught.model, chosen["left"], chosen["right"], prompts, data.target[rows], edited)
+    pairs, lefts, rights = zip(*shown, strict=True)
+    prompts = [data.prompts[int(data.left[pair])] for pair in pairs]
+    return probe(taught.model, lefts, rights, prompts, data.target[list(pairs)], edited)

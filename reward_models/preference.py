@@ -15,22 +15,19 @@ would let votes give it its due. The statistics are what people's taste is known
 open: the card lists their weights. A difference of scores is in log-odds; 0 is the average training picture.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from rlhf_images.errors import BadInput
-from rlhf_images.files import write_atomically, write_json
 from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
+from . import saved
 from .architecture import Architecture, Towers, built, new_towers, tokens
 from .preprocess import FIT, Preprocessing
 from .weights import digest
@@ -41,6 +38,7 @@ PRIOR_COSINE, PRIOR_MISFIT = 0.5, 2.0
 RANGE = 3.0
 """Standard deviations of the training pictures at which a statistic levels off: no vote was cast out there."""
 FORMAT = "rlhf-images preference model 1"
+WEIGHTS = "reward.safetensors"
 
 
 def statistics(pixels: Tensor) -> Tensor:
@@ -181,14 +179,11 @@ class PreferenceModel(Reward):
         return dict(zip(("cosine", "misfit", *STATISTICS), weights, strict=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights as safetensors, then `reward.json` with their hash: half a model is never taken for one."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the weights as safetensors, then `reward.json`: see `saved`."""
         weights = save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()})
-        write_atomically(folder / "reward.safetensors", weights)
-        description = {
+        told = {
             "format": FORMAT,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": saved.sha256(weights),
             "architecture": self.architecture,
             "preprocessing": {
                 "fit": FIT,
@@ -196,41 +191,22 @@ class PreferenceModel(Reward):
                 "mean": list(self.preprocessing.mean),
                 "std": list(self.preprocessing.std),
             },
-            "reference": [round(score, 6) for score in self.reference.tolist()],
         }
-        write_json(folder / "reward.json", description)
+        saved.write(Path(folder), {WEIGHTS: weights}, told, self.reference)
 
     @classmethod
     def load(cls, folder: str | Path) -> "PreferenceModel":
         """Return the model of ``folder``. Raises `BadInput` for a folder that is not ours, or damaged."""
         folder = Path(folder)
-        description = _description(folder)
-        weights = folder / "reward.safetensors"
-        try:
-            with weights.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != description["weights_sha256"]:
-                    raise ValueError("they are not the ones of reward.json")
-            preprocessing = description["preprocessing"]
+        told = saved.described(folder, FORMAT)
+        with saved.damage_told(folder):
+            weights = saved.checked(folder / WEIGHTS, told["weights_sha256"])
+            preprocessing = told["preprocessing"]
             if preprocessing["fit"] != FIT:
                 raise ValueError(f"its preprocessing is '{preprocessing['fit']}', which is not known here")
             mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
             prepared = Preprocessing(int(preprocessing["size"]), mean, std)
-            clip = built(description["architecture"])
-            model = cls(Towers(clip, description["architecture"], prepared), torch.tensor(description["reference"]))
+            architecture = told["architecture"]
+            model = cls(Towers(built(architecture), architecture, prepared), torch.tensor(told["reference"]))
             model.network.load_state_dict(load_file(weights))
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
-        return model
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    try:
-        description = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{folder}: no reward model in it (no reward.json); make one with 'train-reward'") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: damaged reward model (reward.json: {error}); train it again") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise BadInput(f"{folder}: its reward.json is not of a '{FORMAT}'")
-    return description
+            return model

@@ -1,7 +1,8 @@
 """First lesson of a reward model whose towers are new: which caption belongs to which picture (CLIP, arXiv:2103.00020).
 
 Deviations from the paper: pictures with the same caption are all each other's positives (the cross-entropy is against
-the uniform distribution over them), since a small set has few captions; augmentation is a shift by up to a sixteenth.
+the uniform distribution over them), since a small set has few captions; augmentation is a shift by up to a sixteenth
+and another exposure.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ The model is asked once a picture and a question; then a ridge Bradley–Terry h
 say what people went by.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -13,9 +12,8 @@ import torch
 
 from rlhf_images import config as configs
 from rlhf_images.config import Positive
-from rlhf_images.errors import BadInput
-from rlhf_images.files import write_json
 
+from . import saved
 from .cross_validation import choose, ridge_of
 from .davidson import Newton, Votes, prior_variance
 from .family import Family, Lesson, Taught, scored
@@ -63,10 +61,7 @@ class ChecklistConfig(Family):
         model = ChecklistJudge(chat, learnt.ask)
 
         def save(folder: Path) -> None:
-            reference = [round(score, 6) for score in model.reference.tolist()]
-            write_json(
-                folder / "reward.json", {"format": FORMAT, "judge": configs.plain(learnt), "reference": reference}
-            )
+            saved.write(folder, {}, {"format": FORMAT, "judge": configs.plain(learnt)}, model.reference)
 
         tastes = dict(zip(ask.questions, worth.tolist(), strict=True))
         told = {"spread": round(chosen.spread, 4), "temperature": round(chosen.temperature, 4), "folds": chosen.folds}
@@ -75,15 +70,13 @@ class ChecklistConfig(Family):
 
 def load(folder: str) -> ChecklistJudge:
     """Return the judge of a folder of ``train-reward``."""
-    try:
-        told = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
-        config = configs.build(JudgeConfig, told["judge"], f"{folder}/reward.json")
+    told = saved.described(Path(folder), FORMAT)
+    with saved.damage_told(Path(folder)):
+        config = configs.build(JudgeConfig, told["judge"], "judge")
         reference = torch.tensor(told["reference"], dtype=torch.float32)
         if not isinstance(config.ask, Checklist):
             raise ValueError("its rubric is no checklist")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
-    judge = ChecklistJudge(chat_of(config), config.ask)
+        ask = config.ask
+    judge = ChecklistJudge(chat_of(config), ask)
     judge.reference = reference
     return judge

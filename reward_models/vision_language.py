@@ -7,21 +7,19 @@ The base stays where it is, and as it is: the folder holds the adapters, w, and 
 
 import hashlib
 import inspect
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rlhf_images.errors import BadInput
-from rlhf_images.files import write_atomically, write_json
 from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
+from . import saved
 from .adapters import Adapters
 from .chat import Question, alike, shown_to
 from .weights import digest
@@ -126,7 +124,6 @@ class VisionLanguage(Reward):
     def save(self, folder: Path) -> None:
         """Write the adapters and w, then reward.json with their hash."""
         weights = save(self._learnt())
-        write_atomically(folder / WEIGHTS, weights)
         told = {
             "format": FORMAT,
             "base": self.base.path,
@@ -134,29 +131,23 @@ class VisionLanguage(Reward):
             "dtype": self.base.dtype,
             "adapters": {"rank": self.adapters.rank, "alpha": self.adapters.alpha},
             "text": self.text,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "reference": [round(score, 6) for score in self.reference.tolist()],
+            "weights_sha256": saved.sha256(weights),
         }
-        write_json(folder / "reward.json", told)
+        saved.write(folder, {WEIGHTS: weights}, told, self.reference)
 
     @classmethod
     def load(cls, folder: str) -> "VisionLanguage":
         """Return the model of ``folder``. Raises `BadInput` if it is damaged, or its base is another one now."""
         from peft import set_peft_model_state_dict
 
-        try:
-            told = json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8"))
-            weights = (Path(folder) / WEIGHTS).read_bytes()
-            if hashlib.sha256(weights).hexdigest() != told["weights_sha256"]:
-                raise ValueError(f"{WEIGHTS} is not the one of reward.json")
+        told = saved.described(Path(folder), FORMAT)
+        with saved.damage_told(Path(folder)):
+            state = load_file(saved.checked(Path(folder) / WEIGHTS, told["weights_sha256"]))
             adapters = Adapters(int(told["adapters"]["rank"]), int(told["adapters"]["alpha"]))
             path, base_hash, dtype, text = (str(told[key]) for key in ("base", "base_sha256", "dtype", "text"))
-            reference, state = torch.tensor(told["reference"], dtype=torch.float32), load(weights)
+            reference = torch.tensor(told["reference"], dtype=torch.float32)
             if dtype not in ("float32", "bfloat16"):
                 raise ValueError(f"dtype {dtype}")
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{folder}: damaged reward model ({reason}); train it again with 'train-reward'") from None
         base = Base(path, "float32" if dtype == "float32" else "bfloat16")
         if base.hash != base_hash:
             raise BadInput(f"{folder}: was trained on other weights than {path} holds now; put those back")

@@ -29,6 +29,11 @@ class ChooseConfig:
     by: Literal["d_optimal", "disagreement"] | None = None
     """How their doubts are weighed (see `doubts`)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would do nothing."""
+        if self.by is not None and not self.doubts_of:
+            raise ValueError("--by weighs the doubts of reward models; name them with --doubts-of, or leave it out")
+
 
 def choose(config: ChooseConfig, order: Sequence[str] | None) -> None:
     """Write the first pairs of the pool in ``order`` (ids; None: at random) to a new folder.

@@ -105,6 +105,7 @@ def test_on_the_command_line_reward_models_may_say_which(tmp_path, capsys):
     assert "4 of 12 pairs" in capsys.readouterr().out
     assert command(["choose", str(pool.folder), str(tmp_path / "none"), "--count", "0"]) == 2
     assert command(["choose", str(pool.folder), str(tmp_path / "none"), "--by", "disagreement"]) == 2
+    assert "name them with --doubts-of" in capsys.readouterr().err
 
 
 def test_without_an_order_the_choice_is_random_the_same_and_not_the_first(tmp_path):

@@ -3,7 +3,6 @@
 import argparse
 
 from .. import config as configs
-from ..errors import BadInput
 from . import Stages
 
 
@@ -37,8 +36,6 @@ def _choose(options: argparse.Namespace) -> None:
         "by": options.by,
     }
     config = configs.build(ChooseConfig, plain, "choose")
-    if config.by and not config.doubts_of:
-        raise BadInput("--by: only together with --doubts-of")
     order = None
     if config.doubts_of:
         from reward_models import placed

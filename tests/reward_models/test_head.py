@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import reward_models
 from reward_models.alarms import dead_head
 from reward_models.comparisons import compared, split
-from reward_models.extractors import ClipConfig, FeaturesConfig, StatisticsExtractor, extractors
+from reward_models.extractors import ClipFeatures, FeaturesConfig, StatisticsExtractor, extractors
 from reward_models.family import Lesson
 from reward_models.feature_cache import FeatureCache, decoded_before
 from reward_models.head import BYTES, Head, Scale, directions
@@ -109,20 +109,38 @@ def test_a_damaged_cache_is_computed_anew(tmp_path):
     assert torch.equal(again, kept[order])
 
 
+def test_an_interruption_costs_few_features(tmp_path, monkeypatch):
+    """40 pictures are three batches; the last one's cannot be read."""
+    pairs = write_pairs(tmp_path / "pairs", 20)
+    rows = sorted(((pair.prompt, side) for pair in pairs.pairs for side in (pair.left, pair.right)), key=lambda r: r[0])
+    prompts, ids = zip(*rows, strict=True)
+    last = pairs.folder / "images" / f"{ids[-1]}.png"
+    data = last.read_bytes()
+    last.unlink()
+    monkeypatch.setattr("reward_models.feature_cache.BETWEEN", 1)
+    with pytest.raises(BadInput, match="corrupt picture"):
+        FeatureCache(pairs, StatisticsExtractor()).blocks(ids, prompts)
+    assert decoded_before(pairs) == set(ids[:32])
+    last.write_bytes(data)
+    whole = FeatureCache(pairs, StatisticsExtractor()).blocks(ids, prompts)["statistics"]
+    images = torch.stack([pairs.image(name) for name in ids])
+    torch.testing.assert_close(whole, StatisticsExtractor().blocks(images, prompts)["statistics"])
+
+
 def test_features_by_prompt_are_kept_by_prompt(tmp_path, clip_folder):
     pairs = write_pairs(tmp_path / "pairs", 2)
-    (extractor,) = extractors(FeaturesConfig(False, ClipConfig(clip_folder))).values()
+    (extractor,) = extractors(FeaturesConfig(False, ClipFeatures(clip_folder))).values()
     picture = pairs.pairs[0].left
     found = FeatureCache(pairs, extractor).blocks([picture] * 2, ["a cat", "a dog"])
     assert torch.equal(found["image"][0], found["image"][1])
     assert not torch.allclose(found["product"][0], found["product"][1])
     torch.testing.assert_close(found["cosine"][:, 0], found["product"].sum(1))
-    assert extractor.id != extractors(FeaturesConfig(False, ClipConfig(clip_folder, ("image",))))["open_clip"].id
+    assert extractor.id != extractors(FeaturesConfig(False, ClipFeatures(clip_folder, ("image",))))["open_clip"].id
 
 
 def test_a_head_on_a_clip(votes, tmp_path, clip_folder, batch):
     images, prompts = batch
-    train_reward(head_config(votes, tmp_path / "out", features=FeaturesConfig(open_clip=ClipConfig(clip_folder))))
+    train_reward(head_config(votes, tmp_path / "out", features=FeaturesConfig(open_clip=ClipFeatures(clip_folder))))
     head = Head.load(tmp_path / "out")
     assert list(head.sizes) == ["statistics", "image", "product", "cosine"]
     scores = head.score(images=images.requires_grad_(True), prompts=prompts)
@@ -242,7 +260,7 @@ def test_nothing_to_look_at_is_refused():
     with pytest.raises(ValueError, match="no features"):
         FeaturesConfig(statistics=False)
     with pytest.raises(ValueError, match="parts"):
-        ClipConfig("x", ())
+        ClipFeatures("x", ())
 
 
 def test_statistics_are_what_they_are_called():
