@@ -18,7 +18,7 @@ from .davidson import Fit, Newton, Votes, losses, tie_width
 
 FOLDS = 5
 ENOUGH = 10
-"""Pairs from which on those left out say something: of fewer, each fold may be right by chance, and the wildest wins."""
+"""Pairs from which on those left out say something: fewer are easily right by chance, and the wildest spread wins."""
 SPREADS = tuple(2 ** (k / 2) for k in range(-8, 11))
 """What is tried as the standard deviation, a priori, of a picture's score in log-odds: from 1/16 to 32."""
 TEMPERATURE_SPREAD = 0.5
