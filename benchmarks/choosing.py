@@ -1,9 +1,10 @@
 """What to label next: is a chosen vote worth 1.6 random ones?
 
-python benchmarks/choosing.py [learnt] [told] [equal] [possible] prints a table for each, of the simulated taste of
-reward_heads.py: 20 random votes, then out of 3,000 pairs those that the head would learn most from, trained anew every
-10 votes and from 200 on every 50. `told`: heads that know how clear the taste is, and have to find only its direction.
-`equal`: all features vary alike. `possible`: what the best choice imaginable reaches that looks one vote ahead.
+python benchmarks/choosing.py [learnt] [seldom] [told] [equal] [possible] prints a table for each, of the simulated
+taste of reward_heads.py: 20 random votes, then out of 3,000 pairs those that the head would learn most from, trained
+anew every 10 votes and from 200 on every 50. `seldom`: trained anew only at the sizes shown, as a person would. `told`:
+heads that know how clear the taste is, and have to find only its direction. `equal`: all features vary alike.
+`possible`: what the best choice imaginable reaches that looks one vote ahead.
 
 All is paired: the seeds share world, pool and first votes, and the standard error is of the differences.
 """
@@ -25,11 +26,12 @@ from rlhf_images.preferences import order as asking
 from rlhf_images.progress import progress
 
 SEEDS, POOL, START = 20, 3000, 20
+SIZES = (50, 100, 200, 400, 800)
 MORE = 1.6
 """What a chosen vote is to be worth."""
 
 
-def choosing(told: bool = False, falling: float = 0.5, sizes: Sequence[int] = (50, 100, 200, 400, 800)) -> None:
+def choosing(told: bool = False, falling: float = 0.5, often: bool = True, sizes: Sequence[int] = SIZES) -> None:
     """D-optimal choice at n votes, with 30 % random votes among them and without, against random ones at 1.6 n."""
     more = [round(MORE * n) for n in sizes]
     found: dict[str, list[list[float]]] = {name: [] for name in ("at n", "at 1.6 n", "kept", "alone")}
@@ -39,7 +41,7 @@ def choosing(told: bool = False, falling: float = 0.5, sizes: Sequence[int] = (5
             fits = [fitted(drawn, list(range(n)), seed, told)[0] for n in counts]
             found[name].append([true_accuracy(drawn, fit) for fit in fits])
         for name, share in (("kept", 7), ("alone", 10)):
-            found[name].append(_chosen(drawn, seed, sizes, share, told))
+            found[name].append(_chosen(drawn, seed, sizes, share, told, often))
     plain, target, kept, alone = (np.array(runs) for runs in found.values())
     print("| votes n | random | random at 1.6 n | D-optimal, 30 % random kept | less 1.6 n | alone | less 1.6 n |")
     print("|---|---|---|---|---|---|---|")
@@ -54,7 +56,7 @@ def _gap(found: np.ndarray, against: np.ndarray) -> str:
     return f"{gap.mean():+.3f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.3f}"
 
 
-def _chosen(drawn: World, seed: int, sizes: Sequence[int], share: int, told: bool) -> list[float]:
+def _chosen(drawn: World, seed: int, sizes: Sequence[int], share: int, told: bool, often: bool) -> list[float]:
     """Return the accuracies at ``sizes`` votes, ``share`` of ten being chosen."""
     before, asking.CHOSEN = asking.CHOSEN, share
     rows, accuracies = list(range(START)), []
@@ -64,7 +66,9 @@ def _chosen(drawn: World, seed: int, sizes: Sequence[int], share: int, told: boo
         between = posterior.factors(drawn.x[rest]) / temperature
         information = expected_information(drawn.x[rest] @ fit.weights / temperature, between)
         pairs = [PreferencePair(str(row), str(row), "l", "r") for row in rest]
-        count = min(10 if len(rows) < 200 else 50, sizes[len(accuracies)] - len(rows))
+        count = sizes[len(accuracies)] - len(rows)
+        if often:
+            count = min(count, 10 if len(rows) < 200 else 50)
         rows += [int(name) for name in asking.most_informative_first(pairs, information.numpy(), seed, count)[:count]]
         if len(rows) == sizes[len(accuracies)]:
             accuracies.append(true_accuracy(drawn, fitted(drawn, rows, seed, told)[0]))
@@ -172,6 +176,7 @@ def main() -> None:
     """Run what is named; without a name all."""
     runs = {
         "learnt": choosing,
+        "seldom": lambda: choosing(often=False, sizes=SIZES[1:]),
         "told": lambda: choosing(told=True),
         "equal": lambda: choosing(falling=0.0),
         "possible": possible,
