@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
 from .pixels import high_frequency, luma
-from .preprocess import straight_through_clamp
+from .resize import straight_through_clamp
 
 LONGEST = 256
 """Pixels of the longer side; a larger picture is reduced to it first: detail is told in parts of the picture."""

@@ -5,7 +5,8 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+
+from .resize import resampled, straight_through_clamp
 
 FIT = "centre crop, bicubic with antialias"
 """How `Preprocessing.fitted` brings a picture to size; a model that was trained on another way is not ours."""
@@ -30,16 +31,10 @@ class Preprocessing:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         square = images[..., top : top + side, left : left + side]
-        if side != self.size:
-            square = interpolate(square, size=(self.size, self.size), mode="bicubic", antialias=True)
-        return straight_through_clamp(square)
+        whole = (self.size, self.size)
+        return straight_through_clamp(square) if side == self.size else resampled(square, whole, (0, 0), whole)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return ``pixels (B, 3, size, size)`` in [0, 1] as the network takes them."""
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
         return (pixels - mean) / std
-
-
-def straight_through_clamp(pixels: Tensor) -> Tensor:
-    """Return ``pixels`` clamped to [0, 1] with the gradient of the identity, where a hard clamp's would be 0."""
-    return pixels + (pixels.clamp(0, 1) - pixels).detach()

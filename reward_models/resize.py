@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .preprocess import straight_through_clamp
-
 
 def shortest_side(images: Tensor, size: int) -> Tensor:
     """Return ``images (B, 3, H, W)`` in [0, 1] with the shorter side at ``size``, centre-cropped: OpenAI CLIP's way.
@@ -21,7 +19,7 @@ def shortest_side(images: Tensor, size: int) -> Tensor:
     shorter = min(height, width)
     resized = [size if side == shorter else int(size * side / shorter) for side in (height, width)]
     first = [round((side - size) / 2) for side in resized]
-    return _resampled(images, resized, first, (size, size))
+    return resampled(images, resized, first, (size, size))
 
 
 def letterboxed(images: Tensor, size: int) -> Tensor:
@@ -33,16 +31,26 @@ def letterboxed(images: Tensor, size: int) -> Tensor:
     resized = [max(1, round(side * size / longer)) for side in images.shape[-2:]]
     top, left = ((size - side) // 2 for side in resized)
     bottom, right = size - resized[0] - top, size - resized[1] - left
-    return torch.nn.functional.pad(_resampled(images, resized, (0, 0), resized), (left, right, top, bottom))
+    return torch.nn.functional.pad(resampled(images, resized, (0, 0), resized), (left, right, top, bottom))
 
 
-def _resampled(images: Tensor, resized: Sequence[int], first: Sequence[int], count: Sequence[int]) -> Tensor:
-    """Return ``count`` rows and columns from number ``first`` on of ``images`` at size ``resized``."""
+def resampled(images: Tensor, resized: Sequence[int], first: Sequence[int], count: Sequence[int]) -> Tensor:
+    """Return ``count`` rows and columns from number ``first`` on of ``images`` at size ``resized``.
+
+    First within the rows, then across them, and clamped between, where a bicubic filter overshoots at sharp edges: as
+    Pillow does it, whose bytes between cannot hold more. (Since version 13 it takes the columns first where that costs
+    less, as for tall pictures; the published scorers were trained before.)
+    """
     rows, columns = (
         bicubic(length, *wanted).to(images.device)
         for length, *wanted in zip(images.shape[-2:], resized, first, count, strict=True)
     )
-    return straight_through_clamp(rows @ images.float() @ columns.T)
+    return straight_through_clamp(rows @ straight_through_clamp(images.float() @ columns.T))
+
+
+def straight_through_clamp(pixels: Tensor) -> Tensor:
+    """Return ``pixels`` clamped to [0, 1] with the gradient of the identity, where a hard clamp's would be 0."""
+    return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
 
 def bicubic(length: int, resized: int, first: int, count: int) -> Tensor:

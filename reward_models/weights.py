@@ -5,14 +5,12 @@ cache, and downloaded where the hub can be reached.
 """
 
 import hashlib
-import pickle
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -61,18 +59,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     `BadInput` for anything else; a pickle that would run code is refused by torch's ``weights_only``.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols: what cannot be read is refused below
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+            pickled = path.suffix != ".safetensors"
+            found = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except Exception as error:  # what is damaged is unpickled into a dozen kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInput(f"{path}: cannot be read as weights alone ({reason})") from None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise BadInput(f"{path}: holds a {type(found).__name__} that is more than named tensors; not weights")
+    for name, value in found.items():
+        if not value.is_floating_point() and not str(name).endswith("position_ids"):
+            raise BadInput(f"{path}: its '{name}' is of {value.dtype}: quantised weights are not read")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 

@@ -70,6 +70,15 @@ def test_a_picture_that_one_part_fails_on_has_no_sum(images):
         assert scores.mean.isnan().tolist() == [False, True, False, True]
 
 
+def test_what_a_part_calls_a_failure_is_one_whatever_the_number_beside_it(images):
+    class Honest(Linear):
+        def score(self, *, images, prompts):
+            return Scores(super().score(images=images, prompts=prompts).mean, torch.tensor([True, False, True, True]))
+
+    for mixture in (Weighted({"a": (Honest(), 1.0), "b": (Linear(), 1.0)}), Ensemble([Honest(), Linear()])):
+        assert mixture.score(images=images, prompts=PROMPTS).valid.tolist() == [True, False, True, True]
+
+
 def test_a_part_without_a_reference_is_named(images):
     mixture = Weighted({"known": (Linear(), 1.0), "new": (Linear(measured=False), 1.0)})
     assert list(mixture.unmeasured()) == ["new"]

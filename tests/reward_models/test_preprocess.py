@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reward_models.preprocess import Preprocessing, straight_through_clamp
+from reward_models.preprocess import Preprocessing
+from reward_models.resize import straight_through_clamp
 
 
 def picture(height: int, width: int) -> Image.Image:

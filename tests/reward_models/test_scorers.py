@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import tiny_scorers as tiny
@@ -19,6 +20,7 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 import reward_models
 from reward_models.aesthetic import collapsed
+from reward_models.preprocess import Preprocessing
 from reward_models.resize import bicubic, letterboxed, shortest_side
 from reward_models.weights import as_open_clip, read_weights
 from rlhf_images.errors import BadInput
@@ -157,6 +159,35 @@ def test_letterbox_equals_hpsv2_on_pil(height, width):
     assert (ours * 255 - tv.pil_to_tensor(theirs)).abs().max() < 1.5
 
 
+@pytest.mark.parametrize(("height", "width"), [(61, 100), (224, 31), (20, 33), (33, 20), (9, 130), (32, 47)])
+@pytest.mark.parametrize("saturated", [True, False])
+def test_noise_and_sharp_edges_are_pillows_too(height, width, saturated):
+    """Where a bicubic filter overshoots, Pillow clips what it has after the rows, before it goes across them."""
+    noise = np.random.default_rng(height).integers(0, 256, (height, width, 3))
+    array = (np.where(noise > 127, 255, 0) if saturated else noise).astype(np.uint8)
+    images = torch.from_numpy(array).permute(2, 0, 1)[None] / 255
+
+    def pillows(rows: int, columns: int, crop: bool = False) -> torch.Tensor:
+        """As Pillow did it before it chose the order by its cost: rows first."""
+        top, left = ((side - shorter) // 2 if crop else 0 for side in (height, width))
+        high, wide = (shorter, shorter) if crop else (height, width)
+        picture = Image.fromarray(array).crop((left, top, left + wide, top + high))
+        first = picture.resize((columns, picture.height), Image.Resampling.BICUBIC)
+        return tv.pil_to_tensor(first.resize((columns, rows), Image.Resampling.BICUBIC)).float()
+
+    size, shorter, longer = tiny.SIZE, min(height, width), max(height, width)
+    whole = [size if side == shorter else int(size * side / shorter) for side in (height, width)]
+    small = [max(1, round(side * size / longer)) for side in (height, width)]
+    top, left = ((size - side) // 2 for side in small)
+    boxed = letterboxed(images, size)[0, :, top : top + small[0], left : left + small[1]]
+    for ours, theirs in (
+        (shortest_side(images, size)[0], tv.center_crop(pillows(*whole), [size, size])),
+        (boxed, pillows(*small)),
+        (Preprocessing(size).fitted(images)[0], pillows(size, size, crop=True)),
+    ):
+        assert (ours * 255 - theirs).abs().max() < 1.5
+
+
 @pytest.mark.parametrize(("length", "resized"), [(16, 7), (7, 16), (5, 5), (1, 9), (9, 1)])
 def test_the_resampling_matrix_is_torchs_antialiased_bicubic(length, resized):
     x = torch.rand(1, 1, length, 3, generator=torch.Generator().manual_seed(2))
@@ -240,6 +271,9 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, sources):
     alone.mkdir()
     (alone / "model.safetensors").write_bytes(pickscore.read_bytes()[:1000])
     torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "torn.pt").write_bytes(b"\x80\x02h\x05.")
+    eighths = {name: tensor.to(torch.int8) for name, tensor in read_weights(pickscore).items()}
+    save_file(eighths, tmp_path / "eighths.safetensors")
     state = read_weights(pickscore)
     del state["vision_model.encoder.layers.0.self_attn.q_proj.weight"]
     (tmp_path / "half").mkdir()
@@ -249,6 +283,8 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, sources):
     specs = {
         f"pickscore@{alone}": "cannot be read as weights",
         f"hpsv2@{tmp_path / 'list.pt'}": "holds a list",
+        f"hpsv2@{tmp_path / 'torn.pt'}": "cannot be read as weights alone (KeyError",
+        f"pickscore@{tmp_path / 'eighths.safetensors'}": "quantised",
         f"pickscore@{tmp_path / 'half'}": "there is only k, v",
         f"image_reward@{tmp_path}": "no vocab.txt",
         f"image_reward@{pickscore}": "nothing under 'blip.visual_encoder.'",
