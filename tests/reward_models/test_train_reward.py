@@ -124,33 +124,6 @@ def test_who_it_is_hangs_on_its_weights(trained):
     assert model.id != other.id
 
 
-def damage_cut(folder):
-    data = (folder / "reward.safetensors").read_bytes()
-    (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def damage_flip(folder):
-    data = bytearray((folder / "reward.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "reward.safetensors").write_bytes(data)
-
-
-def damage_missing_weights(folder):
-    (folder / "reward.safetensors").unlink()
-
-
-def damage_json(folder):
-    (folder / "reward.json").write_text('{"format": "rlhf-images pre')
-
-
-def damage_foreign(folder):
-    (folder / "reward.json").write_text('{"something": "else"}')
-
-
-def damage_empty(folder):
-    (folder / "reward.json").unlink()
-
-
 def damage_architecture(folder):
     described = json.loads((folder / "reward.json").read_text())
     described["architecture"]["vision_cfg"]["width"] = 32
