@@ -1,5 +1,6 @@
 """Signs that a model, or the accuracy that is told of it, must not be believed: each a line that says what to do."""
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ least, one may be chance."""
 COLUMNS = 16
 """Numbers of evidence below which pictures may well agree in all of them: the answers to a checklist do."""
 CHUNK = 512
+MANY = 8
+"""People, from which on they are not listed."""
 
 
 def dead_head(score_std: float, train_nll: float) -> str | None:
@@ -36,14 +39,16 @@ def dead_head(score_std: float, train_nll: float) -> str | None:
 
 def position_leak(data: Comparisons, people: Sequence[AnnotatorSummary]) -> list[str]:
     """Return who answers by the side: on the screen, or, in the pairs as they are written, all votes together."""
-    found = []
-    for person in people:
-        share = person.left_share
-        if share is not None and _leans(share.count, share.n):
-            found.append(
-                f"position leak: '{person.annotator}' chose the left of the screen in {share.value:.0%} of {share.n}"
-                " answers; look at their votes, or train without them (annotator=…)"
-            )
+    leaning = [one for one in people if (share := one.left_share) is not None and _leans(share.count, share.n)]
+    others = [one.annotator for one in people if one.votes and one not in leaning]
+    names = json.dumps(others, ensure_ascii=False) if len(others) < MANY else "[…], a list of the others"
+    without = f", or train without them: annotator={names}" if others else ""
+    found = [
+        f"position leak: '{one.annotator}' chose the left of the screen in {one.left_share.value:.0%} of"
+        f" {one.left_share.n} answers; look at their votes{without}"
+        for one in leaning
+        if one.left_share is not None
+    ]
     decided = data.target[data.target != 0.5]
     left = int((decided > 0.5).sum())
     if not found and _leans(left, len(decided)):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rlhf_images.errors import BadInput
+from rlhf_images.preferences.events import Whose, counts
 from rlhf_images.preferences.summary import Summary
 
 from .alarms import dead_head, group_leak, position_leak
@@ -25,7 +26,7 @@ def card_of(
     lesson: Lesson,
     summary: Summary,
     ceiling: float | None,
-    annotator: str | None,
+    annotator: Whose,
     edited: int,
 ) -> Card:
     """Return the card of ``taught``; ``summary`` is that of the round, ``edited`` how many pictures are edited."""
@@ -39,7 +40,7 @@ def card_of(
     accuracy = tested.accuracy if tested else None
     calibrated = calibration(score, data, held_out) if held_out else None
     votes = list(lesson.pairs.store.votes(annotator))
-    people = [person for person in summary.annotators if annotator in (None, person.annotator)]
+    people = [person for person in summary.annotators if counts(person.annotator, annotator)]
     alarms = [dead_head(spread, learnt.nll), *position_leak(data, people), group_leak(taught.evidence, data, division)]
     return Card(
         family=family,

@@ -61,17 +61,12 @@ class ServedChat(Chat):
         asked |= (
             {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if self.told == "logprobs" else {"max_tokens": 8}
         )
-        reason = ""
-        for _ in self.service.tries():
-            try:
-                return self._read(self.service.ask("/chat/completions", asked), answers), ""
-            except NoAnswer as error:
-                reason = str(error)
-                if not error.passing:
-                    break
-        return None, reason
+        try:
+            return self.service.insist("/chat/completions", partial(self._read, answers), asked), ""
+        except NoAnswer as error:
+            return None, str(error)
 
-    def _read(self, answer: Any, answers: Sequence[str]) -> list[float]:
+    def _read(self, answers: Sequence[str], answer: Any) -> list[float]:
         """Return the chances that an answer gives; raises `NoAnswer`."""
         try:
             (choice,) = answer["choices"]

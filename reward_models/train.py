@@ -17,6 +17,7 @@ from pydantic import Field
 from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
 from rlhf_images.files import sweep, write_atomically, write_json
+from rlhf_images.preferences.events import Whose, counts
 from rlhf_images.preferences.pairs import LabelledPair, Pairs
 from rlhf_images.preferences.summary import Summary, summarise
 from rlhf_images.progress import say
@@ -53,8 +54,8 @@ class TrainRewardConfig:
     """Where the model and its card are written."""
     store: str | None = None
     """The database of the votes, where that is not the folder's own."""
-    annotator: str | None = None
-    """Whose votes teach; everybody's where not given."""
+    annotator: Whose = None
+    """Whose votes teach, a name or a list of them; everybody's where not given."""
     seed: NonNegative = 0
     """Seed of the split, the weights and the order of the pairs."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.25
@@ -81,7 +82,8 @@ def train_reward(config: TrainRewardConfig) -> None:
         return
     run.record["votes"] = votes
     if not labelled:
-        whose = f" of '{config.annotator}'" if config.annotator else ""
+        names = (config.annotator,) if isinstance(config.annotator, str) else config.annotator or ()
+        whose = "" if config.annotator is None else f" of {', '.join(names) or 'nobody'}"
         raise BadInput(f"{config.pairs}: no votes{whose} in it; give some with 'rlhf-images label'")
     known = config.model.decoded(pairs)
     unread = pairs.unreadable(vote.pair for vote in labelled if not {vote.pair.left, vote.pair.right} <= known)
@@ -129,12 +131,12 @@ def votes_hash(labelled: Sequence[LabelledPair]) -> str:
     return hashlib.sha256(json.dumps([asdict(one) for one in labelled]).encode()).hexdigest()[:12]
 
 
-def noise_ceiling(pairs: Pairs, annotator: str | None = None, summary: Summary | None = None) -> float | None:
+def noise_ceiling(pairs: Pairs, annotator: Whose = None, summary: Summary | None = None) -> float | None:
     """Return the mean of the annotators' ceilings, each weighted by its votes, or None where none is known.
 
     A script's is 1 - noise, in the card ``labels/<annotator>.json`` that ``label`` leaves beside its votes. A person's
     follows from how often they repeat themselves on pairs that came back, once `ENOUGH_REPEATS` did. With ``annotator``
-    it is that one's alone.
+    it is theirs alone.
     """
     people = (summary or summarise(pairs)).annotators
     ceilings = {
@@ -152,7 +154,7 @@ def noise_ceiling(pairs: Pairs, annotator: str | None = None, summary: Summary |
     known = [
         (ceilings[person.annotator], person.votes)
         for person in people
-        if person.annotator in ceilings and annotator in (None, person.annotator)
+        if person.annotator in ceilings and counts(person.annotator, annotator)
     ]
     votes = sum(count for _, count in known)
     return round(sum(ceiling * count for ceiling, count in known) / votes, 6) if votes else None

@@ -30,6 +30,7 @@ from .generators.lora import check_trainable, make_trainable
 from .lessons import Lessons
 from .math import objectives
 from .policy import Policy
+from .preferences.events import Whose
 from .preferences.folder import pairs_of
 from .processes import Processes
 from .prompts import PromptStream
@@ -50,8 +51,8 @@ class DPOConfig(TuningConfig):
     """The folder of labelled pairs, or of pictures by prompt."""
     store: str | None = None
     """The database of the votes, where that is not the folder's own."""
-    annotator: str | None = None
-    """Whose votes teach; everybody's where not given."""
+    annotator: Whose = None
+    """Whose votes teach, a name or a list of them; everybody's where not given."""
     beta: Positive = 5000.0
     """The weight of the KL to the reference; errors are means over elements. Published: 5000 (SD1.5), 2000 to 5000."""
     pairs_per_step: Count = 64

@@ -14,7 +14,7 @@ from .files import write_json
 from .preferences import Choice, Event, Pairs, PreferencePair
 from .preferences.assignment import Assignment
 from .preferences.events import CHOICES, SCRIPTED, other_side
-from .preferences.next_step import beside_scripts, next_command
+from .preferences.next_step import next_command
 from .preferences.summary import summarise, told
 from .progress import progress, say
 from .randomness import Randomness
@@ -68,11 +68,6 @@ def tell(pairs: Pairs, gold: Mapping[str, Choice], *, blind: bool = False) -> No
     summary = summarise(pairs, gold)
     say(told(summary, blind=blind))
     if summary.votes and summary.comparison is None:
-        if (people := beside_scripts(summary))[1:]:
-            say(
-                f"beside a script's votes a model learns from one person's alone: of {len(people)} who voted from"
-                f" '{people[0]}', who did most often; annotator= names another"
-            )
         say(f"next: {next_command(pairs, summary)}")
     elif blind and summary.votes:
         say("which of the two was preferred is told when the round is over, or by --stats")

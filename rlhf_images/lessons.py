@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from .errors import BadInput
 from .generators import Generator
 from .preferences import LabelledPair, Pairs
+from .preferences.events import Whose
 from .preferences.latents import kept
 from .progress import say
 
@@ -25,7 +26,7 @@ SAME = 1 / 255
 class Lessons:
     """The pairs of a folder on which a decision was made, for one generator."""
 
-    def __init__(self, pairs: Pairs, annotator: str | None) -> None:
+    def __init__(self, pairs: Pairs, annotator: Whose) -> None:
         """Read the votes (of ``annotator``); leave out ties, which teach nothing, and pairs that cannot be read."""
         labelled = pairs.labelled(annotator)
         decided = [one for one in labelled if one.preference != 0.5]

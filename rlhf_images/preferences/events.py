@@ -6,7 +6,7 @@ stood. The newest vote of an annotator on a pair that was not taken back is the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, final, get_args
+from typing import Literal, TypeAlias, TypeVar, final, get_args
 
 from ..errors import BadInput
 
@@ -28,6 +28,8 @@ MAX_TEXT = 4000
 """Characters of a comment."""
 MAX_TAGS = 16
 MAX_MS = 2**31 - 1
+Whose: TypeAlias = str | tuple[str, ...] | None
+"""Whose votes: one annotator's, several ones', or everybody's."""
 AnyChoice = TypeVar("AnyChoice", bound="Choice | None")
 
 
@@ -103,6 +105,11 @@ def other_side(choice: AnyChoice) -> AnyChoice:
     """Return ``choice`` as it reads with the sides swapped; twice is once again the same."""
     turned: dict[str | None, Choice] = {"left": "right", "right": "left"}
     return turned.get(choice, choice)  # type: ignore[return-value]
+
+
+def counts(annotator: str, whose: Whose) -> bool:
+    """Return whether the votes of ``annotator`` are among those of ``whose``."""
+    return whose is None or annotator == whose or (isinstance(whose, tuple) and annotator in whose)
 
 
 def is_script(annotator: str) -> bool:

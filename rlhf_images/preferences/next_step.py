@@ -1,5 +1,6 @@
 """What follows a round of votes: the command that trains a reward model on them."""
 
+import json
 import shlex
 
 from ..data import DIGIT_CAPTIONS
@@ -11,16 +12,15 @@ from .summary import Summary
 def next_command(pairs: Pairs, summary: Summary) -> str:
     """Return the command that trains a reward model on the votes of the round.
 
-    On everybody's, or where a script voted beside people on those of the person who voted most: a config's
-    ``annotator`` is one.
+    On everybody's, or where a script voted beside people on theirs.
     """
     digits = any(pair.prompt in DIGIT_CAPTIONS for pair in pairs.pairs)
     words = ["rlhf-images", "train-reward", "digits/reward.yaml" if digits else "head/reward.yaml"]
     words.append(f"pairs={pairs.folder}")
     name = "reward"
     if people := beside_scripts(summary):
-        words.append(f"annotator={people[0]}")
-        name = f"reward-{people[0]}"
+        words.append(f"annotator={json.dumps(people, ensure_ascii=False)}")
+        name = "reward-people"
     if pairs.store.url.drivername != "sqlite":
         words.append(f"store={pairs.store.name}")
     words.append(f"out={pairs.folder.parent / name}")

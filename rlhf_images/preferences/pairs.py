@@ -23,6 +23,7 @@ from ..errors import BadInput
 from ..files import write_atomically
 from ..progress import progress
 from .database import sqlite_url
+from .events import Whose
 from .store import Store
 
 Row = TypeVar("Row", "Picture", "PreferencePair")
@@ -166,7 +167,7 @@ class Pairs:
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: corrupt picture ({error})") from None
 
-    def labelled(self, annotator: str | None = None) -> list[LabelledPair]:
+    def labelled(self, annotator: Whose = None) -> list[LabelledPair]:
         """Return every pair with at least one vote that counts (of ``annotator``), in the order of the pairs."""
         counts = {pair.pair: pair.counts if annotator is None else NO_VOTES for pair in self.pairs}
         for vote in self.store.votes(annotator):

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..errors import BadInput
 from .database import engine, lock, turn
-from .events import Event, standing
+from .events import Event, Whose, standing
 from .journal import written_ahead
 from .tables import EVENTS, LEASES, METADATA, events_of
 from .writing import Writing
@@ -63,15 +63,15 @@ class Store:
             writing.add(events)
         return list(dict.fromkeys(event.id for event in events))
 
-    def events(self, annotator: str | None = None) -> list[Event]:
+    def events(self, annotator: Whose = None) -> list[Event]:
         """Return the events (of ``annotator``), in order."""
         wanted = EVENTS.c.round == self.round
         if annotator is not None:
-            wanted &= EVENTS.c.annotator == annotator
+            wanted &= EVENTS.c.annotator.in_([annotator] if isinstance(annotator, str) else annotator)
         with self._reading() as connection:
             return [event for _, event in events_of(connection, wanted)] if connection else []
 
-    def votes(self, annotator: str | None = None) -> list[Event]:
+    def votes(self, annotator: Whose = None) -> list[Event]:
         """Return the votes that count (of ``annotator``), in order: the newest that stands of each one on each pair."""
         votes = [event for event in standing(self.events(annotator)) if event.type == "vote" and not event.again]
         newest = {(vote.pair, vote.annotator): vote.id for vote in votes}

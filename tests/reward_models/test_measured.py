@@ -201,6 +201,17 @@ def test_dead_heads_and_sides_are_told(tmp_path):
     pairs = made(tmp_path / "pairs", rows, events, pictures=120)
     (line,) = position_leak(compared(pairs.labelled()), summarise(pairs).annotators)
     assert "'ann' chose the left of the screen in 100% of 60" in line
+    assert line.endswith("look at their votes")  # nobody else is there to learn from
+    pairs.store.add(
+        [
+            Event(f"{who}{i}", "vote", f"{i:06d}", who, "tie" if i < 30 else "left")
+            for who in ("bob", "cé")
+            for i in (29, 31)
+        ]
+    )
+    (line,) = position_leak(compared(pairs.labelled()), summarise(pairs).annotators)
+    assert line.endswith('train without them: annotator=["bob", "cé"]')
+    assert {one.pair.pair for one in pairs.labelled(("bob", "cé"))} == {"000029", "000031"}
 
 
 def test_copies_across_the_split_are_told():

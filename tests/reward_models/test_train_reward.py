@@ -20,6 +20,7 @@ from reward_models.preference import STATISTICS, Network, PreferenceModel, stati
 from reward_models.recognise import RecogniseConfig, contrastive_loss, shifted
 from reward_models.train import TrainRewardConfig, beside, noise_ceiling, train_reward
 from rlhf_images import config as configs
+from rlhf_images.config import build
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput, NonFinite
 from rlhf_images.preferences import Event, Pairs
@@ -216,6 +217,13 @@ def test_no_votes_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(BadInput, match="rlhf-images label"):
         train_reward(config(tmp_path / "pairs", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("annotator", "says"), [("ann", "of ann"), (["ann", "bob"], "of ann, bob"), ([], "of nobody")])
+def test_votes_of_others_do_not_count(votes, tmp_path, annotator, says):
+    plain = {"pairs": str(votes), "out": str(tmp_path / "out"), "annotator": annotator, "model": {"name": "head"}}
+    with pytest.raises(BadInput, match=f"no votes {says} in it"):
+        train_reward(build(TrainRewardConfig, plain, "config"))
 
 
 def test_a_loss_that_explodes_is_refused(votes, tmp_path):
