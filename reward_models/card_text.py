@@ -147,8 +147,8 @@ def _bias(card: Card) -> list[str]:
         " more of it, from picture to picture; and what the score gains when one picture is edited to have a tenth more"
         " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size: a"
         " faint grain is added, or the picture saved with losses, until its JPEG is a tenth larger, or smaller. –"
-        " stands where no picture can be edited so. Where the model leans further than the votes do, a generator that is"
-        " tuned against it will go there."
+        " stands where no picture can be edited so. Where the model leans further than the votes do, a generator that"
+        " is tuned against it will go there."
     )
     head = ("more of it", "votes", "model", "slope", "edited +10 %", "edited −10 %")
     return ["## What it leans on", explained, _table(head, rows)]
