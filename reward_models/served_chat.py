@@ -74,7 +74,7 @@ class ServedChat(Chat):
                 weights = _certain(str(choice["message"]["content"]), answers)
             else:
                 weights = _likely(choice["logprobs"]["content"][0]["top_logprobs"], answers)
-        except (KeyError, TypeError, ValueError, IndexError):
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError):
             hint = "; does it give logprobs? If not, set told: word" if self.told == "logprobs" else ""
             raise NoAnswer(f"{self.service}: not an answer of a chat model{hint}") from None
         total = sum(weights)
@@ -96,6 +96,8 @@ def _likely(words: list[dict[str, Any]], answers: Sequence[str]) -> list[float]:
             raise ValueError(f"{chance} is no log-chance")
         if number is not None:
             found[number] += math.exp(chance)
+    if sum(found) > 1.05:
+        raise ValueError(f"chances of {sum(found)} together")
     return found
 
 

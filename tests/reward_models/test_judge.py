@@ -215,7 +215,9 @@ SILENCES = {
     "an error": (500, {"error": "yes"}),
     "refused": (401, {"error": "no"}),
     "no choice": (200, {"choices": []}),
-    "two choices": (200, {"choices": 2 * answer("yes")["choices"]}),
+    "two choices": (200, {"choices": 2 * answer({"yes": -0.1, "no": -2.4})["choices"]}),
+    "more than certain together": {"yes": -0.1, " yes": -0.1, "no": -1.0},
+    "too large a number": {"yes": -(10**400), "no": -1.0},
     "a list": (200, ["yes"]),
 }
 
