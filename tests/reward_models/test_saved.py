@@ -60,5 +60,5 @@ def test_a_folder_of_another_family_is_not_taken_for_its_own(request, tmp_path, 
 
 
 def test_an_empty_folder_says_what_makes_a_model(tmp_path):
-    with pytest.raises(BadInput, match="no reward model in it .*make one with 'train-reward'"):
+    with pytest.raises(BadInput, match=r"no reward model in it .*make one with 'train-reward'"):
         reward_models.load(str(tmp_path))
