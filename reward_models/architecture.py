@@ -16,7 +16,7 @@ from rlhf_images.errors import BadInput
 from .preprocess import Preprocessing
 
 Architecture = dict[str, Any]
-LOCAL = "local-dir:"
+LOCAL, CONFIG = "local-dir:", "open_clip_config.json"
 
 
 @final
@@ -42,8 +42,7 @@ def new_towers(wanted: Architecture | str) -> Towers:
         named = open_clip.get_model_config(wanted)
         if named is None:
             raise BadInput(f"architecture '{wanted}': open_clip has none of that name; see open_clip.list_models()")
-        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        return Towers(built(named), named, Preprocessing(_image_size(named), mean, std))
+        return Towers(built(named), named, openai_preprocessing(named))
     return Towers(built(wanted), wanted, Preprocessing(_image_size(wanted)))
 
 
@@ -71,12 +70,27 @@ def tokens(prompts: list[str], architecture: Architecture) -> torch.Tensor:
     return found
 
 
-def _from_folder(folder: Path) -> Towers:
+def openai_preprocessing(architecture: Architecture) -> Preprocessing:
+    """Return how OpenAI's CLIPs, and most others, see pictures."""
+    return Preprocessing(_image_size(architecture), open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+def read_config(path: Path) -> tuple[Architecture, Preprocessing]:
+    """Return what an ``open_clip_config.json`` says of the weights beside it; if not how they see, OpenAI's way."""
     try:
-        described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-        architecture, preprocess = described["model_cfg"], described.get("preprocess_cfg", {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"architecture '{LOCAL}{folder}': no readable open_clip_config.json ({error})") from None
+        described = json.loads(path.read_text(encoding="utf-8"))
+        architecture, told = described["model_cfg"], described.get("preprocess_cfg", {})
+        usual = openai_preprocessing(architecture)
+        mean, std = (tuple(map(float, told.get(name, own))) for name, own in (("mean", usual.mean), ("std", usual.std)))
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("a mean and a std have three numbers")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: no readable {CONFIG} ({error}); it says what the weights beside it are") from None
+    return architecture, Preprocessing(usual.size, mean, std)
+
+
+def _from_folder(folder: Path) -> Towers:
+    architecture, preprocessing = read_config(folder / CONFIG)
     names = ("open_clip_model.safetensors", "model.safetensors")
     weights = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -85,10 +99,8 @@ def _from_folder(folder: Path) -> Towers:
     try:
         load_checkpoint(clip, str(weights[0]), strict=True)
     except Exception as error:  # safetensors and torch raise several kinds; each means that the weights do not fit
-        raise BadInput(f"{weights[0]}: not the weights of its open_clip_config.json ({_first_line(error)})") from None
-    mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
-    std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
-    return Towers(clip, architecture, Preprocessing(_image_size(architecture), mean, std))
+        raise BadInput(f"{weights[0]}: not the weights of its {CONFIG} ({_first_line(error)})") from None
+    return Towers(clip, architecture, preprocessing)
 
 
 def _image_size(architecture: Architecture) -> int:

@@ -23,6 +23,8 @@ from .pixels import STATISTICS, luma
 Edit = Callable[[Tensor, float], Tensor]
 """A picture ``(3, H, W)`` with a share more of something, or less if it is below 0."""
 AMOUNT = 0.1
+UNSEEN = 0.5 / 255
+"""A picture of which no number changes by more is not edited: 8 bits would not show it."""
 
 
 def _brighter(image: Tensor, by: float) -> Tensor:
@@ -90,9 +92,10 @@ class Leaning:
     """Share of the same pairs in which the model does."""
     slope: float
     """Log-odds for one standard deviation more of it, from picture to picture of the same prompt."""
-    up: float
-    """What the score gains when a picture is given a tenth more of it."""
-    down: float
+    up: float | None
+    """What the score gains when a picture is given a tenth more of it; None where no picture can be: grey ones have no
+    colour to be strengthened."""
+    down: float | None
     """What it gains when it is given a tenth less."""
 
 
@@ -123,20 +126,24 @@ def probe(
         slope = float((margin[known] * difference[known]).sum()) / power * deviation if power else 0.0
         shares = [float((sign == side[asked]).double().mean()) for side in (target > 0.5, margin > 0)]
         voted, ours = (round(share, 4) if len(sign) else None for share in shares)
-        found[name] = Leaning(voted, ours, round(slope, 4), *(round(change, 4) for change in changes[name]))
+        found[name] = Leaning(voted, ours, round(slope, 4), *changes[name])
     return found
 
 
-def _changes(model: Reward, images: Sequence[Tensor], prompts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return the mean change of the score under each edit upwards and downwards."""
+def _changes(
+    model: Reward, images: Sequence[Tensor], prompts: Sequence[str]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return the mean change of the score under each edit upwards and downwards, over the pictures that it changes."""
     before = _scores(model, images, prompts)
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float | None, float | None]] = {}
     for name, edit in progress(list(EDITS.items()), "bias probe"):
         ways = []
         for by in (AMOUNT, -AMOUNT):
-            after = _scores(model, [edit(image, by).clamp(0, 1) for image in images], prompts)
-            change = (after - before)[torch.isfinite(after - before)]
-            ways.append(float(change.mean()) if len(change) else 0.0)
+            edited = [edit(image, by).clamp(0, 1) for image in images]
+            seen = [bool((a - b).abs().amax() >= UNSEEN) for a, b in zip(edited, images, strict=True)]
+            change = (_scores(model, edited, prompts) - before)[seen]
+            change = change[torch.isfinite(change)]
+            ways.append(round(float(change.mean()), 4) if len(change) else None)
         found[name] = (ways[0], ways[1])
     return found
 

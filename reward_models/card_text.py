@@ -8,6 +8,19 @@ from .measures import RESAMPLES, Bin, Part
 
 MOST_TASTES = 15
 """Named weights that are listed, the heaviest first."""
+MEANINGS = {
+    "features": "features: how many numbers it sees of a picture",
+    "spread": "spread: how far apart scores lie before any vote, in log-odds",
+    "temperature": "temperature: what the scores were divided by, so that their chances come true",
+    "tie_width": "tie width: ν, the weight of a tie; 0 where there was none",
+    "folds": "folds of the cross-validation",
+    "kept_step": "step whose weights are kept",
+    "kept_steps": "step of each run whose weights are kept",
+    "watched_nll": "log-loss on the pairs that were watched, then",
+    "watched_nll_before": "the same before the first step",
+    "recognised": "first lesson, which caption belongs to which picture",
+}
+"""What families tell of themselves, in words."""
 
 
 def as_markdown(card: Card) -> str:
@@ -32,8 +45,8 @@ def as_markdown(card: Card) -> str:
         _bias(card),
         _told(card.told),
         [
-            f"Scores are in log-odds, and the average training picture has {card.score_mean:+.2f}: what counts is the"
-            " difference. Of pictures unlike those that were voted on, a score is a guess."
+            f"Scores are in log-odds, and the average training picture has {signed(card.score_mean)}: what counts is"
+            " the difference. Of pictures unlike those that were voted on, a score is a guess."
         ],
     ]
     return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
@@ -107,7 +120,7 @@ def _tastes(head: Mapping[str, float]) -> list[str]:
     if not head:
         return []
     heaviest = sorted(head.items(), key=lambda item: -abs(item[1]))[:MOST_TASTES]
-    rows = [(name, f"{weight:+.2f}") for name, weight in heaviest]
+    rows = [(name, signed(weight)) for name, weight in heaviest]
     explained = (
         "Log-odds of being preferred for one standard deviation more of each, the others being equal. What has no name,"
         " such as a network's features, weighs in besides."
@@ -123,9 +136,9 @@ def _bias(card: Card) -> list[str]:
             name.replace("_", " "),
             _percent(one.votes),
             _percent(one.model),
-            f"{one.slope:+.2f}",
-            f"{one.up:+.2f}",
-            f"{one.down:+.2f}",
+            signed(one.slope),
+            signed(one.up),
+            signed(one.down),
         )
         for name, one in card.measured.bias.items()
     ]
@@ -133,8 +146,9 @@ def _bias(card: Card) -> list[str]:
         "How often the votes, and the model, preferred the picture with more of it; log-odds for one standard deviation"
         " more of it, from picture to picture; and what the score gains when one picture is edited to have a tenth more"
         " of it, and a tenth less. High frequency: a texture of single pixels is added, or blurred away; JPEG size: a"
-        " faint grain is added, or the picture saved with losses, until its JPEG is a tenth larger, or smaller. Where"
-        " the model leans further than the votes do, a generator that is tuned against it will go there."
+        " faint grain is added, or the picture saved with losses, until its JPEG is a tenth larger, or smaller. –"
+        " stands where no picture can be edited so. Where the model leans further than the votes do, a generator that"
+        " is tuned against it will go there."
     )
     head = ("more of it", "votes", "model", "slope", "edited +10 %", "edited −10 %")
     return ["## What it leans on", explained, _table(head, rows)]
@@ -143,8 +157,15 @@ def _bias(card: Card) -> list[str]:
 def _told(told: Mapping[str, Any]) -> list[str]:
     if not told:
         return []
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in told.items()]
+    rows = [(MEANINGS.get(name, name.replace("_", " ")), _plain(value)) for name, value in told.items()]
     return ["## Of its family", _table(("what", "value"), rows)]
+
+
+def signed(value: float | None) -> str:
+    """Return ``value`` with its sign; one that rounds to 0 has none."""
+    if value is None:
+        return "–"
+    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,5 @@
 """A CLIP as scorers use it: pictures and prompts to normalised embeddings, with gradient to the pixels."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rlhf_images.errors import BadInput
 from rlhf_images.reward import identity
 
-from .architecture import Architecture, Towers, built, new_towers, tokens
-from .preprocess import Preprocessing
+from .architecture import CONFIG, Towers, built, new_towers, openai_preprocessing, read_config, tokens
 from .resize import shortest_side
 from .weights import as_open_clip, digest, fill, read_weights
 
@@ -38,14 +35,17 @@ class Clip:
     def load(cls, path: Path, published: str, fit: Fit = shortest_side) -> "Clip":
         """Return the CLIP of a weights file in open_clip's or Hugging Face's layout.
 
-        Its architecture is open_clip's ``published``, unless an ``open_clip_config.json`` lies beside the file. The
-        normalisation is OpenAI's.
+        Its architecture is open_clip's ``published`` and its normalisation OpenAI's, unless ``open_clip_config.json``
+        lies beside the file and says otherwise.
         """
         state = as_open_clip(read_weights(path))  # first: the real towers take many seconds to build
-        architecture = _architecture(path.parent, published)
-        size = int(architecture["vision_cfg"].get("image_size", 224))
-        normalisation = Preprocessing(size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-        clip = cls(Towers(built(architecture), architecture, normalisation), fit)
+        config = path.parent / CONFIG
+        if config.is_file():
+            architecture, preprocessing = read_config(config)
+        else:
+            architecture = open_clip.get_model_config(published)
+            preprocessing = openai_preprocessing(architecture)
+        clip = cls(Towers(built(architecture), architecture, preprocessing), fit)
         fill(clip.model, state, path)
         return clip
 
@@ -84,15 +84,3 @@ class Clip:
     def cosine(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return how well pictures fit their prompts ``(B,)``, in [-1, 1]."""
         return (self.images(images) * self.texts(prompts)).sum(-1)
-
-
-def _architecture(folder: Path, published: str) -> Architecture:
-    path = folder / "open_clip_config.json"
-    if not path.is_file():
-        found: Architecture = open_clip.get_model_config(published)
-        return found
-    try:
-        described: Architecture = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not an open_clip_config.json ({error}); correct it or remove it") from None
-    return described

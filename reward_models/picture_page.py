@@ -18,6 +18,7 @@ from rlhf_images.data import encode
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences import Pairs
 
+from .card_text import signed
 from .comparisons import Comparisons, Split
 
 SHOWN = 8
@@ -54,12 +55,6 @@ class Mistake:
     """What the model gave to its own choice."""
     share: float
     """Of the votes against it."""
-
-
-def signed(score: float) -> str:
-    """Return ``score`` with its sign; one that rounds to 0 has none."""
-    rounded = round(score, 2)
-    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def picture_page(

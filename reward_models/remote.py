@@ -70,16 +70,12 @@ class Remote(Reward):
     def load(cls, url: str) -> "Remote":
         """Return the reward that is served at ``url``. Raises `BadInput` if none answers there."""
         service = Service.at(url, TOKEN)
-        reason = ""
-        for _ in service.tries():
-            try:
-                told = service.ask("/v1/model", limit=MAX_REFERENCE * 32)
-                return cls(service, *_described(told))
-            except NoAnswer as error:
-                reason = str(error)
-                if not error.passing:
-                    break
-        raise BadInput(f"remote@{url}: no reward server there ({reason}); start one: rlhf-images serve-reward MODEL")
+        try:
+            return cls(service, *service.insist("/v1/model", _described, limit=MAX_REFERENCE * 32))
+        except NoAnswer as error:
+            raise BadInput(
+                f"remote@{url}: no reward server there ({error}); start one: rlhf-images serve-reward MODEL"
+            ) from None
 
     @property
     def id(self) -> str:

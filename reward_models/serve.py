@@ -103,6 +103,7 @@ class Counter:
             rows = asked["pictures"]
             ids, prompts = [row["id"] for row in rows], [row["prompt"] for row in rows]
             pictures = [base64.b64decode(row["png"], validate=True) for row in rows]
+            _ = [text.encode() for text in [*ids, *prompts]]  # half a surrogate pair is no text, and no answer's id
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError, binascii.Error):
             raise HTTPException(
                 400, "send {model, pictures: [{id, prompt, png: base64}, …]} as JSON in UTF-8"

@@ -61,17 +61,12 @@ class ServedChat(Chat):
         asked |= (
             {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP} if self.told == "logprobs" else {"max_tokens": 8}
         )
-        reason = ""
-        for _ in self.service.tries():
-            try:
-                return self._read(self.service.ask("/chat/completions", asked), answers), ""
-            except NoAnswer as error:
-                reason = str(error)
-                if not error.passing:
-                    break
-        return None, reason
+        try:
+            return self.service.insist("/chat/completions", partial(self._read, answers), asked), ""
+        except NoAnswer as error:
+            return None, str(error)
 
-    def _read(self, answer: Any, answers: Sequence[str]) -> list[float]:
+    def _read(self, answers: Sequence[str], answer: Any) -> list[float]:
         """Return the chances that an answer gives; raises `NoAnswer`."""
         try:
             (choice,) = answer["choices"]
@@ -79,7 +74,7 @@ class ServedChat(Chat):
                 weights = _certain(str(choice["message"]["content"]), answers)
             else:
                 weights = _likely(choice["logprobs"]["content"][0]["top_logprobs"], answers)
-        except (KeyError, TypeError, ValueError, IndexError):
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError):
             hint = "; does it give logprobs? If not, set told: word" if self.told == "logprobs" else ""
             raise NoAnswer(f"{self.service}: not an answer of a chat model{hint}") from None
         total = sum(weights)
@@ -101,6 +96,8 @@ def _likely(words: list[dict[str, Any]], answers: Sequence[str]) -> list[float]:
             raise ValueError(f"{chance} is no log-chance")
         if number is not None:
             found[number] += math.exp(chance)
+    if sum(found) > 1.05:
+        raise ValueError(f"chances of {sum(found)} together")
     return found
 
 

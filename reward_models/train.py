@@ -16,7 +16,7 @@ from pydantic import Field
 
 from rlhf_images.config import NonNegative
 from rlhf_images.errors import BadInput
-from rlhf_images.files import write_atomically, write_json
+from rlhf_images.files import sweep, write_atomically, write_json
 from rlhf_images.preferences.events import Whose, counts
 from rlhf_images.preferences.pairs import LabelledPair, Pairs
 from rlhf_images.preferences.summary import Summary, summarise
@@ -99,6 +99,7 @@ def train_reward(config: TrainRewardConfig) -> None:
     lesson = Lesson(pairs, labelled, compared(labelled), division, config.seed)
     with isolated_randomness(config.seed):
         run.save()
+        sweep(run.folder)
         taught = config.model.taught(lesson)
     shown = taught.score[lesson.data.shown(division.train)]
     taught.model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))

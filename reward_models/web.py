@@ -10,22 +10,24 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, final
+from typing import Any, TypeVar, final
 from urllib.parse import parse_qsl, urlsplit
 
 from rlhf_images.errors import BadInput
 from rlhf_images.labelling.security import is_loopback
 
+T = TypeVar("T")
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, at most."""
 PASSING = (408, 425, 429)
 """Refusals that may be over soon, beside all of 500 and more."""
 
 
+@final
 class NoAnswer(Exception):
     """What came back is no answer. ``passing``: asked once more, the service may well give one."""
 
@@ -93,6 +95,21 @@ class Service:
             if number:
                 time.sleep(min(LONGEST_PAUSE, self.pause * 2.0 ** (number - 1) * random.uniform(0.5, 1.5)))
             yield number
+
+    def insist(self, path: str, read: Callable[[Any], T], question: Any = None, limit: int = 1 << 20) -> T:
+        """Return what ``read`` makes of the answer, asked for again for as long as that may help.
+
+        Raises the last `NoAnswer`, be it of the question or of ``read``.
+        """
+        last = NoAnswer(f"{self}: was never asked")
+        for _ in self.tries():
+            try:
+                return read(self.ask(path, question, limit))
+            except NoAnswer as error:
+                last = error
+                if not error.passing:
+                    break
+        raise last
 
     def ask(self, path: str, question: Any = None, limit: int = 1 << 20, timeout: float | None = None) -> Any:
         """Return the JSON that answers ``question`` (a POST; without one, a GET), of at most ``limit`` bytes.

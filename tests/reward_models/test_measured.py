@@ -14,7 +14,7 @@ from pairs_for_tests import made, picture
 
 import reward_models
 from reward_models.alarms import dead_head, group_leak, position_leak
-from reward_models.bias import EDITS, probe
+from reward_models.bias import EDITS, Leaning, probe
 from reward_models.card import Card, Measured, SplitCard, verdict
 from reward_models.card_text import as_markdown
 from reward_models.comparisons import Comparisons, Split, compared, split
@@ -186,6 +186,16 @@ def test_the_probe_finds_every_planted_leaning_and_none_where_there_is_none():
         assert max(abs(one.up), abs(one.down)) < 0.02, name
 
 
+def test_an_edit_that_changes_no_picture_has_no_effect_to_tell():
+    grey = torch.linspace(0.2, 0.8, 256).view(1, 16, 16).expand(3, -1, -1)
+    found = probe(PixelStatistic("brightness"), [grey], [grey.flip(-1)], ["p"], torch.ones(1), 1)
+    assert found["saturation"].up is found["saturation"].down is None
+    assert found["brightness"].up > 0 > found["brightness"].down
+    white = torch.ones(3, 16, 16)
+    found = probe(PixelStatistic("brightness"), [white, grey], [grey, white], ["p"] * 2, torch.ones(2), 2)
+    assert found["brightness"].up == pytest.approx(0.1 * float(grey.mean()), abs=1e-3)  # white gets no brighter
+
+
 def test_dead_heads_and_sides_are_told(tmp_path):
     assert "dead head" in dead_head(1e-9, 0.5)
     assert "ln 2" in dead_head(1.0, math.log(2))
@@ -276,8 +286,11 @@ def test_the_card_says_what_chance_does_what_is_usual_and_which_alarms_there_wer
     known = {"ece": 0.15, "ece_by_chance": 0.16, "score_mean": -2.88, "looked_for": ["dead head", "position leak"]}
     text = as_markdown(card_with(**known))
     assert "| 0.150 (by chance alone, were the model perfect: 0.160) |" in text
-    assert "the average training picture has -2.88" in text
+    assert "the average training picture has −2.88" in text
     assert "| Alarms | none (looked for: dead head, position leak) |" in text
+    grey = Leaning(None, 0.5, -0.001, None, -0.004)
+    leaning = as_markdown(card_with(measured=replace(NOTHING, bias={"saturation": grey})))
+    assert "| saturation | – | 50.0% | 0.00 | – | 0.00 |" in leaning
     assert "coin" not in verdict(card_with(held_out_accuracy=0.7, held_out_accuracy_ci=(0.55, 0.85)))
     assert "coin" in verdict(card_with(held_out_accuracy=0.6, held_out_accuracy_ci=(0.45, 0.75)))
 

@@ -224,6 +224,8 @@ def test_a_token_is_asked_for_and_shown(images, monkeypatch):
         ({"pictures": [{"id": "a", "prompt": "x"}]}, 400),
         ({"pictures": [{"id": "a", "prompt": "x", "png": "*"}]}, 400),
         ({"pictures": [{"id": 1, "prompt": "x", "png": ""}]}, 400),
+        ({"pictures": [{"id": "\ud800", "prompt": "x", "png": ""}]}, 400),
+        ({"pictures": [{"id": "a", "prompt": "\ud800", "png": ""}]}, 400),
         ({"pictures": [{"id": "a", "prompt": "x" * 20_001, "png": ""}]}, 400),
         ({"pictures": 2 * [{"id": "a", "prompt": "x", "png": ""}]}, 400),
         ({"pictures": [{"id": str(i), "prompt": "x", "png": ""} for i in range(1025)]}, 400),

@@ -2,7 +2,9 @@
 
 import contextlib
 import gzip
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +307,21 @@ def test_weights_of_another_architecture_are_refused(sources, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(BadInput, match="not the weights of this architecture"):
         reward_models.load(f"pickscore@{tmp_path}")
+
+
+def test_what_lies_beside_the_weights_says_how_they_see(sources, tmp_path):
+    """The normalisation of a fine-tune is its own; a wrong one would fail silently."""
+    folder = shutil.copytree(sources["pickscore"].split("@")[1], tmp_path / "copy")
+    described = json.loads((folder / "open_clip_config.json").read_text())
+    halves = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (folder / "open_clip_config.json").write_text(json.dumps(described | {"preprocess_cfg": halves}))
+    seen = reward_models.load(f"pickscore@{folder}").clip.preprocessing
+    assert (seen.mean, seen.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert reward_models.load(sources["pickscore"]).clip.preprocessing.mean == CLIP_MEAN
+    for wrong in ({"mean": [0.5]}, {"std": "half"}, 3):
+        (folder / "open_clip_config.json").write_text(json.dumps(described | {"preprocess_cfg": wrong}))
+        with pytest.raises(BadInput, match=r"no readable open_clip_config\.json"):
+            reward_models.load(f"pickscore@{folder}")
 
 
 def test_the_whole_picture_counts_for_hpsv2_and_the_middle_for_pickscore(sources):

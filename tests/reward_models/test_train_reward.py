@@ -3,6 +3,9 @@
 import json
 import math
 import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +120,43 @@ def test_votes_that_came_since_are_not_passed_over(tmp_path):
     train_reward(head_config(tmp_path / "pairs", beside(str(tmp_path / "out"))))
 
 
+def test_ended_at_any_of_its_writes_the_same_command_gives_the_same_bits(tmp_path, monkeypatch):
+    """The ends of real processes are in tests/test_kills.py; here is every place where one can come."""
+    pairs = write_pairs(tmp_path / "pairs", 8).folder
+    whole, torn = (replace(head_config(pairs, tmp_path / name / "reward"), probed=0) for name in ("whole", "torn"))
+    train_reward(whole)
+    written = Path.replace
+
+    class Ended(BaseException):
+        """What no ``except`` of ours catches."""
+
+    for ends in range(1, 20):
+        left = ends
+
+        def counted(path, target):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Ended
+            return written(path, target)
+
+        monkeypatch.setattr(Path, "replace", counted)
+        with suppress(Ended):
+            train_reward(torn)
+            break
+        if (Path(torn.out) / "reward.json").is_file():
+            reward_models.load(torn.out)  # it is written last, and names what was written before
+        begun = (Path(torn.out) / "run.json").is_file()
+        left_over = ".reward.safetensors.123" if begun else ".run.json.123"
+        (Path(torn.out) / left_over).write_bytes(b"by a process that was killed")
+        monkeypatch.setattr(Path, "replace", written)
+        train_reward(torn)
+        assert files(Path(torn.out)) == files(Path(whole.out))
+        assert not list(Path(torn.out).glob(".*")), ends
+        shutil.rmtree(torn.out)
+    assert ends > 6
+
+
 def test_save_then_load_gives_the_same_scores(trained, tmp_path):
     images, labels = digits(16)
     prompts = [DIGIT_CAPTIONS[label] for label in labels[:20]]
@@ -137,33 +177,6 @@ def test_who_it_is_hangs_on_its_weights(trained):
     with torch.no_grad():
         other.network.head[0] += 1e-3
     assert model.id != other.id
-
-
-def damage_cut(folder):
-    data = (folder / "reward.safetensors").read_bytes()
-    (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def damage_flip(folder):
-    data = bytearray((folder / "reward.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "reward.safetensors").write_bytes(data)
-
-
-def damage_missing_weights(folder):
-    (folder / "reward.safetensors").unlink()
-
-
-def damage_json(folder):
-    (folder / "reward.json").write_text('{"format": "rlhf-images pre')
-
-
-def damage_foreign(folder):
-    (folder / "reward.json").write_text('{"something": "else"}')
-
-
-def damage_empty(folder):
-    (folder / "reward.json").unlink()
 
 
 def damage_architecture(folder):
