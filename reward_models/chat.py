@@ -20,6 +20,8 @@ from .weights import digest
 
 TOGETHER = 8
 """Questions in one forward pass, where they are equally long."""
+NO_CODE = {"trust_remote_code": False}
+"""For transformers, who where nothing is said asks at the terminal whether to run the Python of a model's folder."""
 
 
 @final
@@ -63,8 +65,8 @@ class LocalChat(Chat):
 
         kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(path)
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, use_safetensors=True)
+            self.processor: Any = AutoProcessor.from_pretrained(path, **NO_CODE)
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, use_safetensors=True, **NO_CODE)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BadInput(f"{path}: no vision-language model that transformers knows ({_line(error)})") from None
         self.model = model.eval().requires_grad_(False)

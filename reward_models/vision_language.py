@@ -21,7 +21,7 @@ from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
 from . import saved
 from .adapters import Adapters
-from .chat import Question, alike, shown_to
+from .chat import NO_CODE, Question, alike, shown_to
 from .weights import digest
 
 FORMAT = "rlhf-images vision-language 1"
@@ -48,10 +48,10 @@ class Base:
         self.path, self.dtype = path, dtype
         kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(path)
+            self.processor: Any = AutoProcessor.from_pretrained(path, **NO_CODE)
             with torch.random.fork_rng(devices=[]):
                 model: Any = AutoModelForSequenceClassification.from_pretrained(
-                    path, num_labels=1, dtype=kind, use_safetensors=True
+                    path, num_labels=1, dtype=kind, use_safetensors=True, **NO_CODE
                 )
                 text = model.config.get_text_config()
                 head = FloatHead(text.hidden_size, 1, bias=False)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from reward_models.judge import Checklist, JudgeConfig, Pairwise, PairwiseJudge,
 from reward_models.served_chat import KEY, ServedChat
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_checklist import ChecklistConfig
+from reward_models.vision_language import Base
 from rlhf_images import config as configs
 from rlhf_images.data import pil
 from rlhf_images.errors import BadInput
@@ -313,6 +315,22 @@ def test_a_mistake_is_answered_in_one_line(tmp_path, monkeypatch, config, says):
     with pytest.raises(BadInput, match=re.escape(says)) as refusal:
         reward_models.load(written(tmp_path, **config))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("part", ["config.json", "processor_config.json"])
+def test_the_code_of_a_models_folder_is_not_run_nor_asked_about(vlms, tmp_path, monkeypatch, part):
+    """Whoever answers the question of transformers with yes has run it: it must not be put."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = shutil.copytree(vlms["gemma3"], tmp_path / "model")
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'exploited')!r}).touch()\n")
+    told = json.loads((folder / part).read_text())
+    told |= {"model_type": "own", "processor_class": "Own", "auto_map": {}}
+    told["auto_map"] = dict.fromkeys(("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"), "own.Own")
+    (folder / part).write_text(json.dumps(told))
+    for make in (LocalChat, lambda path: Base(path, "float32")):
+        with pytest.raises(BadInput):
+            make(str(folder))
+    assert not (tmp_path / "exploited").exists()
 
 
 def test_answers_that_begin_alike_are_refused(vlms, images):
