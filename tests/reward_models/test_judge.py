@@ -15,6 +15,7 @@ import tiny_vlms
 import torch
 from chat_server_for_tests import answer, chat_server
 from conftest import write_pairs
+from safetensors.torch import load_file, save_file
 from tiny_vlms import Scripted
 
 import reward_models
@@ -331,6 +332,28 @@ def test_the_code_of_a_models_folder_is_not_run_nor_asked_about(vlms, tmp_path, 
         with pytest.raises(BadInput):
             make(str(folder))
     assert not (tmp_path / "exploited").exists()
+
+
+def test_weights_that_are_cut_off_or_missing_are_refused_not_drawn_at_random(vlms, tmp_path):
+    folder = shutil.copytree(vlms["gemma3"], tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    whole = (folder / "model.safetensors").read_bytes()
+    layer = next(name for name in weights if name.endswith("q_proj.weight"))
+
+    def without_a_layer() -> None:
+        kept = {name: value for name, value in weights.items() if name != layer}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    for spoil, says in (
+        (lambda: (folder / "model.safetensors").write_bytes(whole[:-99]), "SafetensorError"),
+        (without_a_layer, "1 of its weights are missing"),
+        (lambda: (folder / "config.json").write_text("[]"), "TypeError"),
+    ):
+        spoil()
+        for make in (LocalChat, lambda path: Base(path, "float32")):
+            with pytest.raises(BadInput, match=says) as refusal:
+                make(str(folder))
+            assert "\n" not in str(refusal.value)
 
 
 def test_answers_that_begin_alike_are_refused(vlms, images):
