@@ -1,6 +1,6 @@
-"""The head on frozen features against its targets: a taste recovered, what to label next, time and memory, real picks.
+"""The head on frozen features against its targets: a taste recovered, time and memory, real picks.
 
-python benchmarks/reward_heads.py [recovery] [choosing] [time] [large] [colors FILE] prints a table for each; all but
+python benchmarks/reward_heads.py [recovery] [time] [large] [colors FILE] prints a table for each; all but
 `colors` need nothing. FILE is picks.jsonl of mpetroff/accessible-color-cycles: 700 picks of 7 people between two sets
 of eight colours.
 
@@ -34,9 +34,7 @@ from reward_models.posterior import Posterior
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_head import HeadConfig, learn
 from rlhf_images.data import encode
-from rlhf_images.doubts import expected_information
 from rlhf_images.preferences import Choice, Event, Pairs, Picture, PreferencePair
-from rlhf_images.preferences import order as asking
 from rlhf_images.preferences.events import other_side
 from rlhf_images.preferences.formats import IMPORTERS
 from rlhf_images.preferences.formats.importing import import_pairs
@@ -152,51 +150,6 @@ def _tested(drawn: World) -> Comparisons:
     ids = [str(i) for i in range(2 * TEST)]
     left, target = torch.arange(TEST), drawn.votes.target[-TEST:].float()
     return Comparisons(ids, ids, left, left + TEST, target, 0 * target, torch.ones(TEST))
-
-
-def choosing(start: int = 20, pool: int = 3000) -> None:
-    """D-optimal choice at n against random at 1.6 n; by heads told how clear the taste is; of equal variances."""
-    sizes = (50, 100, 200, 400)
-    for told, falling in ((False, 0.5), (True, 0.5), (False, 0.0)):
-        print(
-            f"\n{'told how clear' if told else 'learnt'}; variance of feature k: {'1/k' if falling else 'all equal'}\n"
-        )
-        print("| votes n | D-optimal, 30 % random kept | D-optimal alone | random at n | random at 1.6 n |")
-        print("|---|---|---|---|---|")
-        found: dict[str, list[list[float]]] = {"kept": [], "alone": [], "n": [], "1.6n": []}
-        for seed in range(SEEDS):
-            drawn = world(seed, pool, falling)
-            for name, counts in (("n", sizes), ("1.6n", [round(1.6 * n) for n in sizes])):
-                fits = [fitted(drawn, list(range(n)), seed, told)[0] for n in counts]
-                found[name].append([true_accuracy(drawn, fit) for fit in fits])
-            for name, share in (("kept", 7), ("alone", 10)):
-                found[name].append(_chosen(drawn, seed, sizes, start, pool, share, told))
-        for column, n in enumerate(sizes):
-            kept, alone, plain, more_plain = (np.median([run[column] for run in runs]) for runs in found.values())
-            print(f"| {n} | {kept:.3f} | {alone:.3f} | {plain:.3f} | {more_plain:.3f} |", flush=True)
-
-
-def _chosen(
-    drawn: World, seed: int, sizes: tuple[int, ...], start: int, pool: int, share: int, told: bool
-) -> list[float]:
-    """Return the accuracies at ``sizes`` votes, ``share`` of ten being chosen.
-
-    Trained anew every 10 votes, from 200 on every 50.
-    """
-    before, asking.CHOSEN = asking.CHOSEN, share
-    rows, accuracies = list(range(start)), []
-    while len(accuracies) < len(sizes):
-        fit, temperature, posterior = fitted(drawn, rows, seed, told)
-        rest = sorted(set(range(pool)) - set(rows))
-        between = posterior.factors(drawn.x[rest]) / temperature
-        information = expected_information(drawn.x[rest] @ fit.weights / temperature, between)
-        pairs = [PreferencePair(str(row), str(row), "l", "r") for row in rest]
-        count = min(10 if len(rows) < 200 else 50, sizes[len(accuracies)] - len(rows))
-        rows += [int(name) for name in asking.most_informative_first(pairs, information.numpy(), seed, count)[:count]]
-        if len(rows) == sizes[len(accuracies)]:
-            accuracies.append(true_accuracy(drawn, fitted(drawn, rows, seed, told)[0]))
-    asking.CHOSEN = before
-    return accuracies
 
 
 def clock() -> None:
@@ -362,8 +315,8 @@ def _compare(correct: dict[str, list[float]], cluster: list[int], whose: str, pa
 
 def main() -> None:
     """Run what is named; without a name all that need no file."""
-    named = sys.argv[1:] or ["recovery", "choosing", "time", "large"]
-    runs = {"recovery": recovery, "choosing": choosing, "time": clock, "large": large}
+    named = sys.argv[1:] or ["recovery", "time", "large"]
+    runs = {"recovery": recovery, "time": clock, "large": large}
     for name in named:
         if name in runs:
             print(f"\n## {name}\n", flush=True)

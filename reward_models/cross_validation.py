@@ -17,6 +17,8 @@ from rlhf_images.randomness import Randomness
 from .davidson import Fit, Newton, Votes, losses, tie_width
 
 FOLDS = 5
+ENOUGH = 10
+"""Pairs from which on those left out say something: fewer are easily right by chance, and the wildest spread wins."""
 SPREADS = tuple(2 ** (k / 2) for k in range(-8, 11))
 """What is tried as the standard deviation, a priori, of a picture's score in log-odds: from 1/16 to 32."""
 TEMPERATURE_SPREAD = 0.5
@@ -67,10 +69,11 @@ def choose(
 ) -> Chosen:
     """Return spread and temperature for differences ``x (P, D)``, those under which unseen ``votes`` are likeliest.
 
-    With fewer than two groups nothing can be left out: then the spread is 1, or the one given, and so the temperature.
+    With fewer than two groups nothing can be left out, and fewer than `ENOUGH` pairs say nothing: then the spread is 1,
+    or the one given, and so the temperature.
     """
     folds = min(FOLDS, len(set(group.tolist())))
-    if folds < 2:
+    if folds < 2 or len(x) < ENOUGH:
         width = tie_width(torch.zeros(len(x), dtype=torch.float64), votes)
         return Chosen(spread or 1.0, 1.0, width, None, 0)
     fold = torch.tensor(fold_of(group, folds, seed))

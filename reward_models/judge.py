@@ -88,9 +88,13 @@ class JudgeConfig:
     """Of a model on this machine."""
 
     def __post_init__(self) -> None:
-        """Refuse what goes with a server only, and a server without a model's name."""
+        """Refuse what goes with a server only, or with a model here, and a server without a model's name."""
         if self.model.startswith(("http://", "https://")) != (self.served is not None):
             raise ValueError("'served' is the model's name at a server, and goes with 'model: http://…'")
+        if self.served is None and self.told != "logprobs":
+            raise ValueError("'told': a model on this machine gives its chances; leave it out")
+        if self.served is not None and self.dtype != "float32":
+            raise ValueError("'dtype': a served model is in the server's own; leave it out")
 
 
 class Judge(Reward):
@@ -219,8 +223,6 @@ def chat_of(config: JudgeConfig) -> Chat:
     """Return whom ``config`` asks."""
     if config.served is not None:
         return ServedChat(config.model, config.served, config.told)
-    if config.told != "logprobs":
-        raise BadInput("told: a model on this machine gives its chances; leave it out")
     return LocalChat(config.model, config.dtype)
 
 

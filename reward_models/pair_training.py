@@ -206,17 +206,19 @@ class Eye:
 
 
 def averaged(module: nn.Module, run: Callable[[int], Ended], runs: int) -> list[Ended]:
-    """Leave ``module`` with the mean of the weights that ``run(0)``, ``run(1)`` … lead to, each from the same start."""
-    start = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()} if runs > 1 else {}
+    """Leave ``module`` with the mean of the weights that ``run(0)``, ``run(1)`` … lead to, each from the same start.
+
+    Start and sum are kept off the GPU, which needs its memory for learning.
+    """
+    if runs == 1:
+        return [run(0)]
+    start = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
     ended = []
     for number in range(runs):
-        if number:
-            module.load_state_dict(start)
+        module.load_state_dict(start)
         ended.append(run(number))
         for name, value in module.state_dict().items():
-            if name in total:
-                total[name] += value
-    if runs > 1:
-        module.load_state_dict({name: (total[name] / runs).to(value.dtype) for name, value in start.items()})
+            total[name] += value.cpu()
+    module.load_state_dict({name: (total[name] / runs).to(value.dtype) for name, value in start.items()})
     return ended

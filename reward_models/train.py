@@ -90,6 +90,7 @@ def train_reward(config: TrainRewardConfig) -> None:
     for pair, reason in unread.items():
         say(f"set aside: pair {pair} ({reason})")
     labelled = [vote for vote in labelled if vote.pair.pair not in unread]
+    labelled.sort(key=lambda vote: vote.pair.pair)  # that the lines of pairs.jsonl have an order teaches nothing
     if not labelled:
         raise BadInput(f"{config.pairs}: no labelled pair can be read; every one of {len(unread)} was set aside")
     summary = summarise(pairs)

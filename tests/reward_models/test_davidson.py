@@ -216,6 +216,8 @@ def test_the_spread_is_that_of_the_taste_and_noise_makes_it_small():
     assert choose(x, guessed, np.arange(600), 8.0, 0).spread <= 0.4
     alone = choose(x, votes, np.zeros(600, dtype=np.int64), 8.0, 0)
     assert (alone.spread, alone.temperature, alone.folds, alone.margins) == (1.0, 1.0, 0, None)
+    few = choose(x[:9], votes[list(range(9))], np.arange(9), 8.0, 0)
+    assert (few.spread, few.folds) == (1.0, 0)  # and not 32, as nine votes that happen to agree would have it
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(50, 0.72), (200, 0.84), (800, 0.91)])

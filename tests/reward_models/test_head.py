@@ -245,21 +245,10 @@ def test_blocks_are_worth_the_same_and_dead_columns_nothing():
 
 
 @pytest.mark.parametrize("columns", [1, 30, 400, 1024, 3072, 20_000])
-def test_a_head_stays_under_a_megabyte(columns):
-    assert 4 * columns * (3 + directions(columns)) + 4 * directions(columns) < 1_000_000 or columns > 50_000
-    assert directions(columns) >= min(columns, 1)
-    assert BYTES < 1_000_000
-
-
-def damage_cut(folder):
-    data = (folder / "reward.safetensors").read_bytes()
-    (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def damage_flip(folder):
-    data = bytearray((folder / "reward.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "reward.safetensors").write_bytes(data)
+def test_a_head_stays_under_a_megabyte_and_keeps_what_fits(columns):
+    kept = directions(columns)
+    assert 4 * columns * (3 + kept) + 4 * kept < 1_000_000
+    assert kept == columns or (kept >= 1 and 4 * columns * (5 + kept) > BYTES)
 
 
 def damage_blocks(folder):

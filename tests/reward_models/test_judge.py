@@ -305,7 +305,11 @@ def test_a_checklist_learns_what_its_answers_are_worth(asked_pairs, tmp_path):
         ({"model": "x", "ask": {"name": "checklist", "questions": {"a": "b"}, "weights": {}}}, "a weight for each"),
         ({"model": "http://127.0.0.1:1", "ask": {"name": "question"}}, "served"),
         ({"model": "x", "served": "y", "ask": {"name": "question"}}, "served"),
-        ({"model": "x", "told": "word", "ask": {"name": "question"}}, "leave it out"),
+        ({"model": "x", "told": "word", "ask": {"name": "question"}}, "gives its chances; leave it out"),
+        (
+            {"model": "http://127.0.0.1:1", "served": "y", "dtype": "bfloat16", "ask": {"name": "question"}},
+            "in the server's own; leave it out",
+        ),
         ({"model": "/nowhere", "ask": {"name": "question"}}, "no vision-language model"),
         ({"model": "http://192.0.2.1/v1", "served": "y", "ask": {"name": "question"}}, "another machine"),
         ({"model": "http://127.0.0.1:1/v1?key=3", "served": "y", "ask": {"name": "question"}}, "timeout and attempts"),

@@ -60,6 +60,21 @@ def test_same_seed_same_bits_and_no_generator_is_touched(votes, trained, tmp_pat
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
 
 
+def test_a_model_does_not_hang_on_the_order_of_the_pairs(tmp_path):
+    made = write_pairs(tmp_path / "pairs", 40)
+    pictures = [
+        ((made.folder / "images" / f"{name}.png").read_bytes(), picture) for name, picture in made.pictures.items()
+    ]
+    turned = Pairs.create(tmp_path / "turned", pictures[::-1], made.pairs[::-1])
+    turned.store.add(made.store.events())
+    shutil.copytree(made.folder / "labels", turned.folder / "labels")
+    for name in ("pairs", "turned"):
+        train_reward(head_config(tmp_path / name, tmp_path / f"{name} model"))
+    one, other = files(tmp_path / "pairs model"), files(tmp_path / "turned model")
+    assert one["reward.safetensors"] == other["reward.safetensors"]
+    assert one["CARD.md"] == other["CARD.md"]
+
+
 def test_the_tower_learns_where_asked(votes, trained, tmp_path):
     lesson = BradleyTerryConfig(epochs=2, batch=16, tower_lr=1e-3)
     train_reward(config(votes, tmp_path / "out", bradley_terry=lesson))
@@ -162,33 +177,6 @@ def test_who_it_is_hangs_on_its_weights(trained):
     with torch.no_grad():
         other.network.head[0] += 1e-3
     assert model.id != other.id
-
-
-def damage_cut(folder):
-    data = (folder / "reward.safetensors").read_bytes()
-    (folder / "reward.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def damage_flip(folder):
-    data = bytearray((folder / "reward.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "reward.safetensors").write_bytes(data)
-
-
-def damage_missing_weights(folder):
-    (folder / "reward.safetensors").unlink()
-
-
-def damage_json(folder):
-    (folder / "reward.json").write_text('{"format": "rlhf-images pre')
-
-
-def damage_foreign(folder):
-    (folder / "reward.json").write_text('{"something": "else"}')
-
-
-def damage_empty(folder):
-    (folder / "reward.json").unlink()
 
 
 def damage_architecture(folder):
