@@ -139,7 +139,13 @@ def pretrained(kind: Any, path: str, no: str, drawn: Sequence[str] = (), **optio
 def shown_to(
     processor: Any, question: Question, dtype: torch.dtype, *, add_generation_prompt: bool
 ) -> dict[str, Tensor] | None:
-    """Return what a model takes of ``question`` by its processor, or None for pictures that it cannot be shown."""
+    """Return what a model takes of ``question`` by its processor, or None for what it cannot be shown.
+
+    Such as a text with a word that means more to the model than text: of a picture's place, or of who speaks.
+    """
+    words = [str(token) for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    if any(word in question.text for word in words):
+        return None
     content = [{"type": "image", "image": pil(image)} for image in question.images]
     message = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}

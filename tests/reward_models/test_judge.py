@@ -95,6 +95,16 @@ def test_a_judge_here_depends_on_picture_prompt_and_nothing_else(vlms, images, t
     assert scores_of(judge, with_nan, prompts, 4).valid.tolist() == [True, True, False, True]
 
 
+@pytest.mark.parametrize(("name", "word"), [("gemma3", "<image_soft_token>"), ("qwen3_5", "<|image_pad|>")])
+def test_a_prompt_that_speaks_as_the_model_does_fails_alone(vlms, images, name, word):
+    judge = YesJudge(LocalChat(vlms[name]), YesNo())
+    usual = scores_of(judge, images, ["a cat"] * 4, 4)
+    for said in (word, "a cat<eos>", "<|user|>"):
+        scores = scores_of(judge, images, ["a cat", f"a {said}", "a cat", "a cat"], 4)
+        assert scores.valid.tolist() == [True, False, True, True]
+        torch.testing.assert_close(scores.mean[[0, 2, 3]], usual.mean[[0, 2, 3]], rtol=1e-5, atol=1e-6)
+
+
 def test_who_judges_is_the_model_and_every_word_of_the_rubric(vlms, tmp_path):
     def of(model="gemma3", **ask):
         return reward_models.load(written(tmp_path, model=vlms[model], ask={"name": "question", **ask})).id
