@@ -59,15 +59,12 @@ class LocalChat(Chat):
     """Any model that transformers calls image-text-to-text, with its own chat template."""
 
     def __init__(self, path: str, dtype: str = "float32") -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(path)
-            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BadInput(f"{path}: no vision-language model that transformers knows ({_line(error)})") from None
-        self.model = model.eval().requires_grad_(False)
+        no = "no vision-language model that transformers knows"
+        self.processor, model = pretrained(AutoModelForImageTextToText, path, no, dtype=kind)
+        self.model: Any = model.eval().requires_grad_(False)
 
     @cached_property
     def id(self) -> str:
@@ -118,10 +115,37 @@ class LocalChat(Chat):
         return found
 
 
+def pretrained(kind: Any, path: str, no: str, drawn: Sequence[str] = (), **options: Any) -> tuple[Any, Any]:
+    """Return the processor at ``path``, a folder or a name, and the model by transformers' class ``kind``.
+
+    Raises `BadInput`, saying ``no``, for what cannot be loaded, and where a weight that is not one of ``drawn`` is
+    missing: transformers would draw it at random. Python that lies in the folder is neither run nor asked about, as
+    transformers does, at the terminal, where nothing is said.
+    """
+    from transformers import AutoProcessor
+
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        processor = AutoProcessor.from_pretrained(path, **safe)
+        model, told = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **safe, **options)
+    except Exception as error:  # of a damaged folder transformers raises a dozen kinds
+        raise BadInput(f"{path}: {no} ({type(error).__name__}: {_line(error)})") from None
+    missing = sorted(set(told["missing_keys"]) - set(drawn))
+    if missing:
+        raise BadInput(f"{path}: {no} ({len(missing)} of its weights are missing, '{missing[0]}' among them)")
+    return processor, model
+
+
 def shown_to(
     processor: Any, question: Question, dtype: torch.dtype, *, add_generation_prompt: bool
 ) -> dict[str, Tensor] | None:
-    """Return what a model takes of ``question`` by its processor, or None for pictures that it cannot be shown."""
+    """Return what a model takes of ``question`` by its processor, or None for what it cannot be shown.
+
+    Such as a text with a word that means more to the model than text: of a picture's place, or of who speaks.
+    """
+    words = [str(token) for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    if any(word in question.text for word in words):
+        return None
     content = [{"type": "image", "image": pil(image)} for image in question.images]
     message = {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}

@@ -14,10 +14,9 @@ from rlhf_images import config as configs
 from rlhf_images.config import Positive
 
 from . import saved
-from .cross_validation import choose, ridge_of
-from .davidson import Newton, Votes, prior_variance
 from .family import Family, Lesson, Taught, scored
 from .judge import Checklist, ChecklistJudge, JudgeConfig, chat_of, log_odds
+from .ridge import weighed
 
 FORMAT = "rlhf-images checklist 1"
 
@@ -46,15 +45,11 @@ class ChecklistConfig(Family):
         chat.to("cuda" if torch.cuda.is_available() else "cpu")
         components = scored(ChecklistJudge(chat, ask), lesson, "asking").components
         answers = log_odds(torch.stack([components[name] for name in ask.questions], 1))
-        shown, train = lesson.data.shown(lesson.split.train), lesson.split.train
+        shown = lesson.data.shown(lesson.split.train)
         std = answers[shown].std(0, correction=0).clamp(min=1e-6)
         x = ((answers - answers[shown].mean(0)) / std).double()
-        votes = Votes.of(lesson.data)[train]
-        difference = x[lesson.data.left[train]] - x[lesson.data.right[train]]
-        variance = prior_variance(x[shown])
-        chosen = choose(difference, votes, lesson.split.group[train], variance, lesson.seed, self.spread)
-        fit = Newton(difference, votes).fit(ridge_of(chosen.spread, variance))
-        worth = (fit.weights / chosen.temperature).float()
+        found = weighed(x, lesson, self.spread, len(ask.questions))
+        worth, chosen = found.weights.float(), found.chosen
         weights = dict(zip(ask.questions, (worth / std).tolist(), strict=True))
         learnt = replace(self.judge, ask=replace(ask, weights=weights))
         assert isinstance(learnt.ask, Checklist)

@@ -10,13 +10,12 @@ from rlhf_images.config import Positive
 from rlhf_images.errors import BadInput
 from rlhf_images.preferences.pairs import Pairs
 
-from .cross_validation import Chosen, choose, ridge_of
-from .davidson import Newton, Votes, prior_variance, reduced
+from .cross_validation import Chosen
 from .extractors import Blocks, Extractor, FeaturesConfig, extractors
 from .family import Family, Lesson, Taught
 from .feature_cache import FeatureCache, decoded_before
 from .head import Head, Learnt, Scale, directions
-from .posterior import Posterior
+from .ridge import weighed
 
 
 @final
@@ -73,21 +72,10 @@ def features_of(lesson: Lesson, made: Mapping[str, Extractor], device: str) -> B
 
 def learn(blocks: Blocks, lesson: Lesson, spread: float | None) -> tuple[Learnt, Chosen]:
     """Return what the training pairs of ``lesson`` teach about ``blocks`` of features, and how that was chosen."""
-    data, train = lesson.data, lesson.split.train
-    shown = data.shown(train)
+    shown = lesson.data.shown(lesson.split.train)
     scale = Scale.of({name: block[shown] for name, block in blocks.items()})
     sizes = [block.shape[1] for block in blocks.values()]
     x = scale(torch.cat(list(blocks.values()), 1), sizes).double()
-    difference = x[data.left[train]] - x[data.right[train]]
-    span, inner = reduced(difference)
-    votes = Votes.of(data)[train]
-    variance = prior_variance(x[shown])
-    chosen = choose(inner, votes, lesson.split.group[train], variance, lesson.seed, spread)
-    ridge = ridge_of(chosen.spread, variance)
-    solver = Newton(inner, votes)
-    fit = solver.fit(ridge)
-    hessian = solver.hessian(inner @ fit.weights, fit.width)
-    weights = (fit.weights if span is None else span @ fit.weights) / chosen.temperature
-    posterior = Posterior.of(hessian, ridge, span, directions(x.shape[1])).scaled(1 / chosen.temperature)
-    learnt = Learnt(scale, weights.float(), chosen.width, posterior.to("cpu", torch.float32))
-    return learnt, chosen
+    found = weighed(x, lesson, spread, directions(x.shape[1]))
+    posterior = found.posterior.to("cpu", torch.float32)
+    return Learnt(scale, found.weights.float(), found.chosen.width, posterior), found.chosen

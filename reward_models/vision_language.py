@@ -21,7 +21,7 @@ from rlhf_images.reward import Capabilities, Reward, Scores, identity
 
 from . import saved
 from .adapters import Adapters
-from .chat import Question, alike, shown_to
+from .chat import Question, alike, pretrained, shown_to
 from .weights import digest
 
 FORMAT = "rlhf-images vision-language 1"
@@ -43,22 +43,18 @@ class Base:
     """A sequence classifier of transformers that takes pictures, with its processor, before anything is learnt."""
 
     def __init__(self, path: str, dtype: DTypes) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoProcessor
+        from transformers import AutoModelForSequenceClassification
 
         self.path, self.dtype = path, dtype
         kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(path)
-            with torch.random.fork_rng(devices=[]):
-                model: Any = AutoModelForSequenceClassification.from_pretrained(
-                    path, num_labels=1, dtype=kind, use_safetensors=True
-                )
-                text = model.config.get_text_config()
-                head = FloatHead(text.hidden_size, 1, bias=False)
-                nn.init.normal_(head.weight, std=0.1 * text.hidden_size**-0.5)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(f"{path}: transformers has no sequence classifier for it ({reason})") from None
+        no = "transformers has no sequence classifier for it"
+        with torch.random.fork_rng(devices=[]):
+            self.processor, model = pretrained(
+                AutoModelForSequenceClassification, path, no, ("score.weight",), dtype=kind, num_labels=1
+            )
+            text = model.config.get_text_config()
+            head = FloatHead(text.hidden_size, 1, bias=False)
+            nn.init.normal_(head.weight, std=0.1 * text.hidden_size**-0.5)
         if "pixel_values" not in inspect.signature(model.forward).parameters:
             raise BadInput(f"{path}: {type(model).__name__} takes no pictures; Gemma 3's and Qwen 3.5's do")
         if text.pad_token_id is None:

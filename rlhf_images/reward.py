@@ -175,10 +175,10 @@ class FunctionReward(Reward):
             with torch.autocast(images.device.type, enabled=False):
                 values = torch.as_tensor(self.function(images.float(), list(prompts)))
         except Exception as error:  # somebody else's code: whatever it raises, the reward failed
-            raise RewardFailed(f"the reward function raised {_told(error)}") from error
+            raise RewardFailed(f"{self.id}: the function raised {_told(error)}") from error
         if values.shape != (len(prompts),):
             raise RewardFailed(
-                f"the reward function must return one score a picture: {len(prompts)} asked, shape"
+                f"{self.id}: the function must return one score a picture: {len(prompts)} asked, shape"
                 f" {tuple(values.shape)} returned"
             )
         return Scores.of(values)

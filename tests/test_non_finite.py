@@ -66,4 +66,5 @@ def test_a_reward_that_raises_on_one_process_stops_all(generator, tmp_path):
     config = values(generator, tmp_path / "run", reward="rewards_for_tests:raises_on_the_second_process")
     launch = launched("finetune", config, 2)
     assert launch.codes() == [4, 4], launch.said
-    assert "process 1: the reward function raised RuntimeError: only here" in launch.said
+    assert "process 1: raises_on_the_second_process-" in launch.said
+    assert ": the function raised RuntimeError: only here" in launch.said

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import reward_models
 from reward_models.alarms import dead_head
-from reward_models.comparisons import compared, split
+from reward_models.comparisons import Comparisons, Split, compared, split
+from reward_models.davidson import Newton, Votes
 from reward_models.extractors import ClipFeatures, FeaturesConfig, StatisticsExtractor, extractors
 from reward_models.family import Lesson
 from reward_models.feature_cache import FeatureCache, decoded_before
@@ -175,6 +176,44 @@ def test_the_average_training_picture_is_near_zero_and_best_known(votes):
     lesson.data.target[changed] = 1 - lesson.data.target[changed]  # what is held out teaches nothing
     again, _ = learn(blocks, lesson, None)
     assert torch.equal(again.weights, learnt.weights)
+
+
+def test_what_is_asked_again_and_again_teaches_caution_once():
+    """Votes at random, each repeated: folds that part the copies of a pair take the memory of them for a taste."""
+    source = torch.Generator().manual_seed(0)
+    again, pairs = 6, 40
+    rows = torch.arange(pairs).repeat_interleave(again)
+    won = (torch.rand(pairs, generator=source) < 0.5).float()[rows]
+    names = [str(i) for i in range(2 * pairs)]
+    data = Comparisons(names, names, rows, rows + pairs, won, torch.zeros(len(rows)), torch.ones(len(rows)))
+    blocks = {"noise": torch.randn(2 * pairs, 60, generator=source)}
+    spreads = []
+    for group in (rows, torch.arange(len(rows))):
+        division = Split("prompt", list(range(len(rows))), [], group.numpy(), "")
+        spreads.append(learn(blocks, Lesson(None, [], data, division, 0), None)[1].spread)
+    assert spreads[0] <= 0.25
+    assert spreads[1] >= 2
+
+
+def test_a_pair_of_twice_the_weight_counts_as_two():
+    source = torch.Generator().manual_seed(1)
+    x = torch.randn(80, 5, generator=source, dtype=torch.float64)
+    data, twice = (
+        Comparisons(
+            [str(i) for i in range(80)],
+            ["p"] * 80,
+            rows,
+            rows + 40,
+            (rows % 3 / 2).float(),
+            (rows % 3 == 1).float(),
+            torch.where((rows < 10) & (rows.shape[0] == 40), 2.0, 1.0),
+        )
+        for rows in (torch.arange(40), torch.cat([torch.arange(40), torch.arange(10)]))
+    )
+    fits = [Newton(x[one.left] - x[one.right], Votes.of(one)).fit(1.0) for one in (data, twice)]
+    torch.testing.assert_close(fits[0].weights, fits[1].weights, rtol=1e-6, atol=1e-8)
+    assert fits[0].width == pytest.approx(fits[1].width, rel=1e-6)
+    assert fits[0].width > 0
 
 
 def test_where_no_picture_differs_nothing_is_learnt_and_that_is_told(votes):

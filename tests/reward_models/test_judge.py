@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import tiny_vlms
 import torch
 from chat_server_for_tests import answer, chat_server
 from conftest import write_pairs
+from safetensors.torch import load_file, save_file
 from tiny_vlms import Scripted
 
 import reward_models
@@ -22,6 +24,7 @@ from reward_models.judge import Checklist, JudgeConfig, Pairwise, PairwiseJudge,
 from reward_models.served_chat import KEY, ServedChat
 from reward_models.train import TrainRewardConfig, train_reward
 from reward_models.train_checklist import ChecklistConfig
+from reward_models.vision_language import Base
 from rlhf_images import config as configs
 from rlhf_images.data import pil
 from rlhf_images.errors import BadInput
@@ -90,6 +93,16 @@ def test_a_judge_here_depends_on_picture_prompt_and_nothing_else(vlms, images, t
     with_nan = images.clone()
     with_nan[2, 0, 0, 0] = torch.nan
     assert scores_of(judge, with_nan, prompts, 4).valid.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("name", "word"), [("gemma3", "<image_soft_token>"), ("qwen3_5", "<|image_pad|>")])
+def test_a_prompt_that_speaks_as_the_model_does_fails_alone(vlms, images, name, word):
+    judge = YesJudge(LocalChat(vlms[name]), YesNo())
+    usual = scores_of(judge, images, ["a cat"] * 4, 4)
+    for said in (word, "a cat<eos>", "<|user|>"):
+        scores = scores_of(judge, images, ["a cat", f"a {said}", "a cat", "a cat"], 4)
+        assert scores.valid.tolist() == [True, False, True, True]
+        torch.testing.assert_close(scores.mean[[0, 2, 3]], usual.mean[[0, 2, 3]], rtol=1e-5, atol=1e-6)
 
 
 def test_who_judges_is_the_model_and_every_word_of_the_rubric(vlms, tmp_path):
@@ -317,6 +330,44 @@ def test_a_mistake_is_answered_in_one_line(tmp_path, monkeypatch, config, says):
     with pytest.raises(BadInput, match=re.escape(says)) as refusal:
         reward_models.load(written(tmp_path, **config))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("part", ["config.json", "processor_config.json"])
+def test_the_code_of_a_models_folder_is_not_run_nor_asked_about(vlms, tmp_path, monkeypatch, part):
+    """Whoever answers the question of transformers with yes has run it: it must not be put."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = shutil.copytree(vlms["gemma3"], tmp_path / "model")
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'exploited')!r}).touch()\n")
+    told = json.loads((folder / part).read_text())
+    told |= {"model_type": "own", "processor_class": "Own", "auto_map": {}}
+    told["auto_map"] = dict.fromkeys(("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"), "own.Own")
+    (folder / part).write_text(json.dumps(told))
+    for make in (LocalChat, lambda path: Base(path, "float32")):
+        with pytest.raises(BadInput):
+            make(str(folder))
+    assert not (tmp_path / "exploited").exists()
+
+
+def test_weights_that_are_cut_off_or_missing_are_refused_not_drawn_at_random(vlms, tmp_path):
+    folder = shutil.copytree(vlms["gemma3"], tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    whole = (folder / "model.safetensors").read_bytes()
+    layer = next(name for name in weights if name.endswith("q_proj.weight"))
+
+    def without_a_layer() -> None:
+        kept = {name: value for name, value in weights.items() if name != layer}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    for spoil, says in (
+        (lambda: (folder / "model.safetensors").write_bytes(whole[:-99]), "SafetensorError"),
+        (without_a_layer, "1 of its weights are missing"),
+        (lambda: (folder / "config.json").write_text("[]"), "TypeError"),
+    ):
+        spoil()
+        for make in (LocalChat, lambda path: Base(path, "float32")):
+            with pytest.raises(BadInput, match=says) as refusal:
+                make(str(folder))
+            assert "\n" not in str(refusal.value)
 
 
 def test_answers_that_begin_alike_are_refused(vlms, images):

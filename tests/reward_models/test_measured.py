@@ -20,13 +20,21 @@ from reward_models.card_text import as_markdown
 from reward_models.comparisons import Comparisons, Split, compared, split
 from reward_models.head import Head
 from reward_models.learning_curve import learning_curve
-from reward_models.measures import Part, by_annotator, by_criterion, calibration, calibration_by_chance, tie_curve
+from reward_models.measures import (
+    Part,
+    agreement,
+    by_annotator,
+    by_criterion,
+    calibration,
+    calibration_by_chance,
+    tie_curve,
+)
 from reward_models.picture_page import picture_page
 from reward_models.pixels import PixelStatistic
 from reward_models.train import train_reward
 from rlhf_images.data import decode
 from rlhf_images.preferences import Event, PreferencePair
-from rlhf_images.preferences.pairs import Counts
+from rlhf_images.preferences.pairs import Counts, LabelledPair
 from rlhf_images.preferences.summary import summarise
 from rlhf_images.reward import Reward, Scores
 
@@ -104,6 +112,33 @@ def test_each_annotator_and_criterion_is_told_apart(tmp_path):
     criteria = by_criterion(score, data, every, labelled, group, 0)
     assert set(criteria) == {"colour", "not told"}
     assert by_criterion(score, data, every[::2], labelled, group, 0) == {}
+
+
+def test_ten_times_the_same_pair_is_no_surer():
+    """Ten copies of every pair in its group say what one says: the same accuracy, and the same interval around it."""
+    margin = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(30) % 2
+    rows = torch.arange(30).repeat_interleave(10)
+    one, ten = (pairs_of(margin[r], target[r]) for r in (torch.arange(30), rows))
+    alone = agreement(*one, list(range(30)), np.arange(30), 0)
+    copied = agreement(*ten, list(range(300)), rows.numpy(), 0)
+    assert (copied.accuracy, copied.interval) == (alone.accuracy, alone.interval)
+    assert alone.interval[1] - alone.interval[0] > 0.3
+    labelled = [
+        LabelledPair(PreferencePair(f"{i:03d}", "p", "l", "r", 1.0, "colour"), t, 1 - t, 0, 0)
+        for i, t in enumerate(target[rows].tolist())
+    ]
+    votes = [Event(one.pair.pair, "vote", one.pair.pair, "ann", "left" if one.left else "right") for one in labelled]
+    parts = by_annotator(*ten, list(range(300)), labelled, votes, rows.numpy(), 0)["ann"]
+    assert (parts.low, parts.high) == alone.interval
+    assert by_criterion(*ten, list(range(300)), labelled, rows.numpy(), 0)["colour"].low == alone.interval[0]
+
+
+@pytest.mark.parametrize("pairs", [20, 60, 300])
+def test_votes_without_a_side_raise_no_alarm(pairs):
+    for seed in range(50):
+        won = torch.rand(pairs, generator=torch.Generator().manual_seed(seed)) < 0.5
+        assert position_leak(pairs_of(torch.ones(pairs), won.float())[1], []) == []
 
 
 def test_the_learning_curve_rises_as_it_did_and_flattens_where_it_did():
