@@ -269,6 +269,24 @@ def damage_reference(folder):
     (folder / "reward.json").write_text(json.dumps(described))
 
 
+def damage_reference_number(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["reference"] = 1.0
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_reference_nan(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["reference"][3] = math.nan  # by which every percentile would be wrong
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_rest(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["rest"] = -1.0
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
 def damage_range(folder):
     described = json.loads((folder / "reward.json").read_text())
     del described["range"]
