@@ -37,7 +37,7 @@ class PairTraining:
     warmup: NonNegative = 500
     """Steps until the peak; a tenth of all steps if that is less."""
     weight_decay: Weight = 0.3
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices; gains, biases and scales are left alone."""
     by_prompt: bool = True
     """Whether every prompt counts the same, however many of the pairs are its."""
     validation: Fraction = 0.15

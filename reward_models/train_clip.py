@@ -1,5 +1,6 @@
 """The family of fine-tuned CLIPs: how they learn. For thousands of votes, and a GPU where the towers are large."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -78,8 +79,7 @@ class ClipConfig(Family):
             pixels = clip.preprocessing.normalised(in_unit(seen[rows]))
             return {"pixels": pixels, "tokens": texts[rows[: len(rows) // 2]]}
 
-        towers = [w for name, w in network.named_parameters() if w.requires_grad and name != "head"]
-        groups: list[dict[str, Any]] = [{"params": towers}] if towers else []
+        groups = decayed(w for name, w in network.named_parameters() if w.requires_grad and name != "head")
         if network.head is not None:
             groups.append({"params": [network.head], "lr": self.head_lr, "weight_decay": 0.0})
         ended = learn(
@@ -108,6 +108,16 @@ class ClipConfig(Family):
             open_towers(network.clip, self.open_image, self.open_text)
         if not any(weight.requires_grad for weight in network.parameters()):
             raise BadInput("model: nothing of it learns; raise open_image, open_text or head_lr, or give it adapters")
+
+
+def decayed(weights: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return ``weights`` as an optimiser wants them: gains, biases and the scale do not decay, as in open_clip."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for weight in weights:
+        (matrices if weight.ndim >= 2 else others).append(weight)
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def open_towers(clip: Any, image: float, text: float) -> None:

@@ -19,7 +19,7 @@ from reward_models.comparisons import Comparisons, Split, compared, split
 from reward_models.family import Lesson
 from reward_models.pair_training import Ended, Eye, PairTraining, averaged, log_loss, passes, watched, weights
 from reward_models.train import TrainRewardConfig, train_reward
-from reward_models.train_clip import ClipConfig, adapted, open_towers
+from reward_models.train_clip import ClipConfig, adapted, decayed, open_towers
 from rlhf_images import config as configs
 from rlhf_images.data import DIGIT_CAPTIONS, digits
 from rlhf_images.errors import BadInput
@@ -280,6 +280,21 @@ def test_what_is_closed_stays_as_it_was(image, text, learns):
     else:
         of_image = {name.startswith("visual.") for name in opened - {"logit_scale"}}
         assert of_image == {learns == "visual."}
+
+
+def test_gains_biases_and_the_scale_do_not_decay():
+    clip = built(TINY)
+    matrices, others = decayed(clip.parameters())
+    names = {id(weight): name for name, weight in clip.named_parameters()}
+    assert sorted(names[id(weight)] for group in (matrices, others) for weight in group["params"]) == sorted(
+        names.values()
+    )
+    assert others["weight_decay"] == 0
+    kept = {names[id(weight)] for weight in others["params"]}
+    assert {"logit_scale", "visual.ln_post.weight", "transformer.resblocks.0.mlp.c_fc.bias"} <= kept
+    assert not {"visual.proj", "visual.conv1.weight", "token_embedding.weight"} & kept
+    assert "weight_decay" not in matrices
+    assert decayed([clip.logit_scale]) == [{"params": [clip.logit_scale], "weight_decay": 0.0}]
 
 
 def test_nothing_to_learn_is_refused(votes):
