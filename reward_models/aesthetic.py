@@ -53,7 +53,8 @@ class Aesthetic(Reward):
         weight, bias = collapsed(read_weights(head), head)
         if len(weight) != clip.architecture["embed_dim"]:
             raise BadInput(
-                f"{head}: a head for {len(weight)} features, its CLIP gives {clip.architecture['embed_dim']}"
+                f"{head}: a head for {len(weight)} features, and {path} gives {clip.architecture['embed_dim']};"
+                f" put the CLIP that it was made for beside it: {CLIP_REPOSITORY}"
             )
         return cls(clip, weight, bias)
 
@@ -88,5 +89,5 @@ def collapsed(state: dict[str, Tensor], source: object) -> tuple[Tensor, Tensor]
             bias = bias + weight @ state[f"{name}bias"].double()
             weight = weight @ state[f"{name}weight"].double()
     except (KeyError, RuntimeError):
-        raise BadInput(f"{source}: not a chain of linear layers ending in one score") from None
+        raise BadInput(f"{source}: not a chain of linear layers ending in one score; take the published file") from None
     return weight[0].float(), bias[0].float()

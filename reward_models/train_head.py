@@ -65,7 +65,10 @@ def features_of(lesson: Lesson, made: Mapping[str, Extractor], device: str) -> B
         for block, values in cache.blocks(lesson.data.ids, lesson.data.prompts, device).items():
             if not bool(torch.isfinite(values).all()):
                 row = int((~torch.isfinite(values).all(1)).nonzero()[0, 0])
-                raise BadInput(f"picture {lesson.data.ids[row]}: '{name}' gives features that are not finite")
+                raise BadInput(
+                    f"picture {lesson.data.ids[row]}: '{name}' gives features that are not finite; take its pairs out,"
+                    " or leave those features out"
+                )
             found[block] = values
     return found
 
