@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from .errors import BadInput
+from .pictures import score_pictures
 from .preferences import Pairs, PreferencePair
 from .preferences.order import most_informative_first, telling_first
 from .progress import progress
-from .reward import Reward, scores_of
+from .reward import Reward
 
-BATCH = 64
+BATCH = 8
+"""Pairs whose pictures are held at once."""
 By = Literal["d_optimal", "disagreement"]
 
 
@@ -90,9 +92,14 @@ def _known(known: Tensor, pairs: Pairs, rewards: Mapping[str, Reward]) -> Tensor
 
 def _differences(pairs: Pairs, judged: list[PreferencePair], name: str, reward: Reward) -> Tensor:
     """Return the score of each left picture less that of the right one ``(P,)``; NaN where either failed."""
-    parts = [judged[start : start + BATCH] for start in range(0, len(judged), BATCH)]
-    found = [_difference(pairs, part, reward) for part in progress(parts, f"doubts of {name}")]
-    return torch.cat(found) if found else torch.zeros(0)
+    sides = [[(getattr(pair, side), pair.prompt) for pair in judged] for side in ("left", "right")]
+    place = {shown: row for row, shown in enumerate(dict.fromkeys(sides[0] + sides[1]))}
+    paths = [pairs.folder / "images" / f"{picture}.png" for picture, _ in place]
+    scores = score_pictures(reward, paths, [prompt for _, prompt in place], told=f"doubts of {name}").scores
+    left, right = (
+        scores.mean.masked_fill(~scores.valid, torch.nan)[[place[shown] for shown in side]] for side in sides
+    )
+    return left - right
 
 
 def _between(pairs: Pairs, batch: list[PreferencePair], reward: Reward) -> Tensor:
@@ -106,19 +113,4 @@ def _between(pairs: Pairs, batch: list[PreferencePair], reward: Reward) -> Tenso
             stacked, prompts = torch.stack([images[row] for row in rows]), [batch[row].prompt for row in rows]
             found |= dict(zip(rows, reward.doubts(images=stacked, prompts=prompts).float().cpu(), strict=True))
         sides.append(torch.stack([found[row] for row in range(len(batch))]))
-    return sides[0] - sides[1]
-
-
-def _difference(pairs: Pairs, batch: list[PreferencePair], reward: Reward) -> Tensor:
-    """Return the score of each left picture less that of the right one ``(B,)``; NaN where either failed."""
-    sides = []
-    for side in ("left", "right"):
-        images = [pairs.image(getattr(pair, side)) for pair in batch]
-        scores = torch.full((len(batch),), torch.nan)
-        for shape in dict.fromkeys(image.shape for image in images):
-            rows = [row for row, image in enumerate(images) if image.shape == shape]
-            stacked, prompts = torch.stack([images[row] for row in rows]), [batch[row].prompt for row in rows]
-            scored = scores_of(reward, stacked, prompts, len(rows))
-            scores[rows] = scored.mean.masked_fill(~scored.valid, torch.nan)
-        sides.append(scores)
     return sides[0] - sides[1]
