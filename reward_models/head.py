@@ -168,6 +168,8 @@ class Head(Reward):
         told = saved.described(folder, FORMAT)
         with saved.damage_told(folder):
             tensors, sizes = _tensors(folder, told)
+            if not float(told["rest"]) > 0:
+                raise ValueError("its posterior is none")
             posterior = Posterior(tensors["basis"], tensors["variance"], float(told["rest"]))
             scale = Scale(tensors["mean"], tensors["gain"])
             learnt = Learnt(scale, tensors["weights"], float(told["tie_width"]), posterior)

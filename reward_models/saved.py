@@ -35,7 +35,9 @@ def described(folder: Path, form: str) -> dict[str, Any]:
         told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if told["format"] != form:
             raise ValueError(f"its {DESCRIPTION} is not of a '{form}'")
-        return dict(told)
+        if not all(type(score) in (int, float) and abs(score) < 1e38 for score in told["reference"]):
+            raise ValueError("its reference scores are not all finite numbers")
+        return {**told, "reference": sorted(map(float, told["reference"]))}
 
 
 def checked(path: Path, sha256: str) -> Path:

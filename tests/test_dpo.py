@@ -9,6 +9,7 @@ import pytest
 import torch
 from forked import launched
 from safetensors.torch import load_file
+from test_sharding import asks_for_fsdp
 
 from reward_models import load as load_reward
 from rlhf_images.config import build
@@ -174,9 +175,11 @@ def test_it_learns_who_was_chosen_continues_and_is_the_same_by_two_processes(con
     assert_same(whole, run(values), 0)
     assert_same(whole, run(values, out=str(tmp_path / "micro"), micro_size=1), 1e-4)
 
-    launch = launched("dpo", {**values, "out": str(tmp_path / "two")}, 2)
-    assert launch.codes() == [0, 0], launch.said
-    assert_same(whole, result(tmp_path / "two"), 1e-4)
+    rarely = {"checkpoint_every": 8, "evaluation": {**config["evaluation"], "every": 8}}
+    for name, before in {"two": None, "in parts": asks_for_fsdp}.items():
+        launch = launched("dpo", {**values, **rarely, "out": str(tmp_path / name)}, 2, before)
+        assert launch.codes() == [0, 0], launch.said
+        assert_same(whole, result(tmp_path / name), 1e-4)
 
 
 def test_all_weights_are_learnt_too(config):

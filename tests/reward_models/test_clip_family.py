@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -150,6 +151,14 @@ def test_prompts_count_the_same():
     torch.testing.assert_close(found[:3].sum(), found[3])
     torch.testing.assert_close(found[:3] / found[0], torch.tensor([1.0, 1.0, 2.0]))
     torch.testing.assert_close(weights(data, [0, 1, 2, 3], by_prompt=False)[:4], torch.tensor([0.8, 0.8, 1.6, 0.8]))
+
+
+def test_pairs_that_hang_together_are_all_watched_or_all_learnt_from():
+    division = Split("picture", list(range(60)), [], np.arange(60) // 3, "")
+    teach, watch = watched(division, 0.3, 0)
+    assert sorted(teach + watch) == list(range(60))
+    assert len(watch) == 18
+    assert not {pair // 3 for pair in teach} & {pair // 3 for pair in watch}
 
 
 def test_what_is_watched_is_new(votes):

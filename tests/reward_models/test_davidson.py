@@ -220,6 +220,26 @@ def test_the_spread_is_that_of_the_taste_and_noise_makes_it_small():
     assert (few.spread, few.folds) == (1.0, 0)  # and not 32, as nine votes that happen to agree would have it
 
 
+def test_a_ridge_too_strong_by_far_is_not_taken_for_the_best():
+    """One feature says all, but hardly varies; six vary a lot and say nothing: so strong a ridge sees the six alone.
+
+    With less of it unseen votes are told worse and worse, until the seventh is seen. Votes that were asked for because
+    they are close calls are like that.
+    """
+    source = torch.Generator().manual_seed(3)
+    left = (torch.rand(80, generator=source) < 0.5).double()
+    side = left - 0.5
+    idle = torch.randn(80, 6, generator=source).double()
+    idle -= side[:, None] * (side @ idle) / (side @ side)
+    x = torch.cat([idle, 0.2 * side[:, None]], 1)
+    votes, group = Votes(left, 0 * left, torch.ones_like(left)), np.arange(80)
+    told = [
+        float(losses(choose(x, votes, group, 7.0, 0, spread).margins, 0.0, votes).mean()) for spread in (1 / 16, 0.5, 8)
+    ]
+    assert told[1] > told[0] + 0.01 > told[2] + 0.01
+    assert choose(x, votes, group, 7.0, 0).spread >= 8
+
+
 @pytest.mark.parametrize(("count", "wanted"), [(50, 0.72), (200, 0.84), (800, 0.91)])
 def test_a_taste_is_recovered(count, wanted):
     """A small version of benchmarks/reward_heads.py: features of falling variance, as embeddings have."""

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import head_config, write_pairs
@@ -19,6 +20,7 @@ from reward_models.feature_cache import FeatureCache, decoded_before
 from reward_models.head import BYTES, Head, Scale, directions
 from reward_models.image_statistics import image_statistics, oklab
 from reward_models.learning_curve import learning_curve
+from reward_models.ridge import weighed
 from reward_models.train import train_reward
 from reward_models.train_head import features_of, learn
 from rlhf_images.data import DIGIT_CAPTIONS, digits
@@ -195,6 +197,27 @@ def test_what_is_asked_again_and_again_teaches_caution_once():
     assert spreads[1] >= 2
 
 
+def test_what_is_learnt_is_the_minimum_by_the_temperature():
+    """By hand: the fit under the ridge that was chosen, and both its weights and its doubts divided."""
+    source = torch.Generator().manual_seed(2)
+    x = torch.randn(120, 6, generator=source, dtype=torch.float64)
+    left, right = torch.arange(60), torch.arange(60) + 60
+    won = (torch.rand(60, generator=source) < torch.sigmoid(3 * (x[left] - x[right])[:, 0])).float()
+    names = [str(i) for i in range(120)]
+    data = Comparisons(names, names, left, right, won, torch.zeros(60), torch.ones(60))
+    lesson = Lesson(None, [], data, Split("prompt", list(range(60)), [], np.arange(60), ""), 0)
+    found = weighed(x, lesson, 0.4, 6)
+    solver = Newton(x[left] - x[right], Votes.of(data))
+    ridge = float((x - x.mean(0)).square().sum(1).mean()) / 0.4**2
+    fit = solver.fit(ridge)
+    assert abs(found.chosen.temperature - 1) > 0.05
+    torch.testing.assert_close(found.weights * found.chosen.temperature, fit.weights, rtol=1e-6, atol=1e-9)
+    hessian = solver.hessian((x[left] - x[right]) @ fit.weights, fit.width)
+    dense = torch.linalg.inv(hessian + ridge * torch.eye(6, dtype=torch.float64)).diagonal().sqrt()
+    ours = found.posterior.std(torch.eye(6, dtype=torch.float64)) * found.chosen.temperature
+    torch.testing.assert_close(ours, dense, rtol=1e-6, atol=1e-9)
+
+
 def test_a_pair_of_twice_the_weight_counts_as_two():
     source = torch.Generator().manual_seed(1)
     x = torch.randn(80, 5, generator=source, dtype=torch.float64)
@@ -266,6 +289,24 @@ def damage_features(folder):
 def damage_reference(folder):
     described = json.loads((folder / "reward.json").read_text())
     described["reference"] = ["a"]
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_reference_number(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["reference"] = 1.0
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_reference_nan(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["reference"][3] = math.nan  # by which every percentile would be wrong
+    (folder / "reward.json").write_text(json.dumps(described))
+
+
+def damage_rest(folder):
+    described = json.loads((folder / "reward.json").read_text())
+    described["rest"] = -1.0
     (folder / "reward.json").write_text(json.dumps(described))
 
 

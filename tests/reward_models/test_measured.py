@@ -33,10 +33,10 @@ from reward_models.picture_page import picture_page
 from reward_models.pixels import PixelStatistic
 from reward_models.train import train_reward
 from rlhf_images.data import decode
-from rlhf_images.preferences import Event, PreferencePair
+from rlhf_images.preferences import Event, Pairs, PreferencePair
 from rlhf_images.preferences.pairs import Counts, LabelledPair
 from rlhf_images.preferences.summary import summarise
-from rlhf_images.reward import Reward, Scores
+from rlhf_images.reward import Reward, Scores, scores_of
 
 
 def pairs_of(margin, target, tie=None) -> tuple[torch.Tensor, Comparisons]:
@@ -284,6 +284,23 @@ def test_pictures_that_are_alike_by_chance_are_no_copies(pairs):
         usual = torch.randn(2 * pairs, 43, generator=source) * torch.arange(1, 44) ** -0.5
         for evidence in (answers, answers[:, :1], grey, usual):
             assert group_leak(evidence, data, division) is None
+
+
+def test_the_card_is_of_the_pairs_that_were_held_out(votes, trained_head):
+    card = json.loads((trained_head / "card.json").read_text())
+    pairs = Pairs(votes)
+    labelled = pairs.labelled()
+    data, division = compared(labelled), split(labelled, 0.25, 0)
+    images = torch.stack([pairs.image(picture) for picture in data.ids])
+    score = scores_of(reward_models.load(str(trained_head)), images, data.prompts, 64).mean
+    told, learnt = (agreement(score, data, side, division.group, 0) for side in (division.held_out, division.train))
+    assert card["split"]["hash"] == division.hash
+    assert card["nll"] == pytest.approx(told.nll, abs=1e-4) != pytest.approx(learnt.nll, abs=1e-3)
+    assert card["train_nll"] == pytest.approx(learnt.nll, abs=1e-4)
+    assert card["held_out_accuracy"] == pytest.approx(told.accuracy, abs=1e-6)
+    assert tuple(card["held_out_accuracy_ci"]) == pytest.approx(told.interval, abs=1e-6)
+    assert card["accuracy_of_ceiling"] == pytest.approx(told.accuracy / 0.9, abs=1e-5)
+    assert card["ece"] == pytest.approx(calibration(score, data, division.held_out)[0], abs=1e-4)
 
 
 def test_the_card_says_all_of_it(trained_head):

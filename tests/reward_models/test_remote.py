@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from http.client import HTTPConnection
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from reward_server_for_tests import BEHAVIOURS, SPOILS_ONE, reward_server, serve
 
 import reward_models
 from reward_models.remote import TOKEN, Remote
-from reward_models.serve import serve_reward
+from reward_models.serve import MAX_BODY, serve_reward
 from reward_models.web import Service, printable
 from rlhf_images.data import decode, encode
 from rlhf_images.errors import BadInput
@@ -238,6 +239,15 @@ def test_a_question_that_is_none_is_refused(question, status):
         with pytest.raises(Exception, match=f"status {status}"):
             service.ask("/v1/score", question)
         assert service.ask("/v1/model")["can"]["uncertainty"]
+
+
+def test_a_question_that_is_too_large_is_refused_before_it_is_read():
+    with served(Doubtful()) as address:
+        asking = HTTPConnection(address.removeprefix("http://"), timeout=PATIENT)
+        headers = {"content-type": "application/json", "content-length": str(MAX_BODY + 1)}
+        asking.request("POST", "/v1/score", b"{", headers)
+        assert asking.getresponse().status == 413
+        asking.close()
 
 
 def test_a_picture_that_is_none_has_no_score_and_the_others_have():
