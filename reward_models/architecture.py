@@ -85,7 +85,8 @@ def read_config(path: Path) -> tuple[Architecture, Preprocessing]:
         if len(mean) != 3 or len(std) != 3:
             raise ValueError("a mean and a std have three numbers")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: no readable {CONFIG} ({error}); it says what the weights beside it are") from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise BadInput(f"{path}: no readable {CONFIG} ({reason}); it says what the weights beside it are") from None
     return architecture, Preprocessing(usual.size, mean, std)
 
 

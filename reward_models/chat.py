@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rlhf_images.data import pil
 from rlhf_images.errors import BadInput
+from rlhf_images.progress import say
 from rlhf_images.reward import identity
 
 from .weights import digest
@@ -125,6 +127,7 @@ def pretrained(kind: Any, path: str, no: str, drawn: Sequence[str] = (), **optio
     from transformers import AutoProcessor
 
     safe: dict[str, Any] = {"trust_remote_code": False}
+    _sought(path, no)
     try:
         processor = AutoProcessor.from_pretrained(path, **safe)
         model, told = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **safe, **options)
@@ -134,6 +137,24 @@ def pretrained(kind: Any, path: str, no: str, drawn: Sequence[str] = (), **optio
     if missing:
         raise BadInput(f"{path}: {no} ({len(missing)} of its weights are missing, '{missing[0]}' among them)")
     return processor, model
+
+
+def _sought(path: str, no: str) -> None:
+    """Raise `BadInput` where ``path`` is neither a folder nor kept by the hub's client nor to be had from the hub.
+
+    Asked once: transformers asks for each of its files, half a minute long, where the hub does not answer.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        if not Path(path).is_dir() and not isinstance(try_to_load_from_cache(path, "config.json"), str):
+            say(f"{path}: no such folder; the hub is asked")
+            hf_hub_download(path, "config.json")
+    except Exception as error:  # the hub's client raises kinds of several libraries
+        raise BadInput(
+            f"{path}: {no}: there is no such folder, and the hub has nothing by that name or cannot be asked"
+            f" ({type(error).__name__}); download it, and name the folder that it lies in"
+        ) from None
 
 
 def shown_to(

@@ -100,7 +100,11 @@ def train_reward(config: TrainRewardConfig) -> None:
     with isolated_randomness(config.seed):
         run.save()
         sweep(run.folder)
-        taught = config.model.taught(lesson)
+        try:
+            taught = config.model.taught(lesson)
+        except BadInput:
+            run.withdraw()  # the command with the mistake mended is another run, and may have the folder
+            raise
     shown = taught.score[lesson.data.shown(division.train)]
     taught.model.reference = torch.quantile(shown, torch.linspace(0, 1, min(len(shown), REFERENCE_SIZE)))
     card = card_of(config.model.name, taught, lesson, summary, ceiling, config.annotator, config.probed)

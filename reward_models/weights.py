@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf_images.errors import BadInput
+from rlhf_images.progress import say
 
 _RENAMED = (
     (r"^(text|vision)_model\.", r"\1."),
@@ -117,9 +118,11 @@ def digest(module: nn.Module) -> str:
 
 
 def _of_hub(repository: str, names: Sequence[str], scorer: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    if not any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        say(f"{scorer}: the hub is asked for {repository}")  # and may not answer for half a minute
     for name in names:
         try:
             return Path(hf_hub_download(repository, name))

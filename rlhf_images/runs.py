@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -77,6 +78,8 @@ class Run:
             raise BadInput(f"{out}: is not empty and holds no run of ours; choose another 'out'")
         else:
             self.record = {"stage": stage, "config": config_values, "inputs": read, "seconds": 0.0, "finished": False}
+        self.new = not self.path.is_file()
+        """Whether nothing of this run was there before."""
         self._before = float(self.record["seconds"])
 
     @property
@@ -119,6 +122,13 @@ class Run:
             except OSError as error:
                 raise BadInput(f"{self.folder}: cannot be made ({error.strerror}); choose another 'out'") from None
             write_json(self.path, self.record)
+
+    def withdraw(self) -> None:
+        """Take back a record that `save` has just made, with its folder if nothing else is in it."""
+        if self.writes and self.new:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
 
 
 def _completed(config: Any, before: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,22 @@ def test_never_shares_a_picture_or_prompt(prompts, pictures, seed):
         assert abs(len(division.held_out) - 50) <= 10
 
 
+def test_labels_are_soft_and_a_picture_of_two_prompts_counts_as_two():
+    rows = [
+        LabelledPair(PreferencePair("a", "x", "p", "q", 0.25), 3, 1, 0, 0),
+        LabelledPair(PreferencePair("b", "y", "q", "r"), 0.2, 0.7, 1.1, 0),
+        LabelledPair(PreferencePair("c", "x", "r", "p"), 0, 0, 1, 3),
+    ]
+    data = compared(rows)
+    assert data.target.tolist() == pytest.approx([0.75, 0.375, 0.5])
+    assert data.tie.tolist() == pytest.approx([0, 0.55, 1])
+    assert data.weight.tolist() == [0.25, 1, 1]
+    seen = list(zip(data.ids, data.prompts, strict=True))
+    assert sorted(seen) == [("p", "x"), ("q", "x"), ("q", "y"), ("r", "x"), ("r", "y")]
+    sides = [(seen[left], seen[right]) for left, right in zip(data.left.tolist(), data.right.tolist(), strict=True)]
+    assert sides == [(("p", "x"), ("q", "x")), (("q", "y"), ("r", "y")), (("r", "x"), ("p", "x"))]
+
+
 def test_holds_out_evenly_over_the_prompts():
     rows = [
         LabelledPair(PreferencePair(f"pair{i:03d}", f"prompt {i % 10}", f"{i}/l", f"{i}/r"), 1, 0, 0, 0)

@@ -214,6 +214,16 @@ def test_votes_of_others_do_not_count(votes, tmp_path, annotator, says):
         train_reward(build(TrainRewardConfig, plain, "config"))
 
 
+def test_a_mistake_that_is_found_late_leaves_the_folder_to_the_next_command(votes, tmp_path):
+    out = tmp_path / "out"
+    for name in ("none", "nothing"):
+        model = {"name": "head", "features": {"open_clip": {"path": str(tmp_path / name)}}}
+        wrong = build(TrainRewardConfig, {"pairs": str(votes), "out": str(out), "model": model}, "config")
+        with pytest.raises(BadInput, match=f"{name}/open_clip_config.json"):
+            train_reward(wrong)
+        assert not out.exists()
+
+
 def test_a_loss_that_explodes_is_refused(votes, tmp_path):
     with pytest.raises(NonFinite, match="recognise"):
         train_reward(config(votes, tmp_path / "out", recognise=RecogniseConfig(steps=10, batch=8, lr=1e30)))
