@@ -41,7 +41,7 @@ def choosing(told: bool = False, falling: float = 0.5, often: bool = True, sizes
             fits = [fitted(drawn, list(range(n)), seed, told)[0] for n in counts]
             found[name].append([true_accuracy(drawn, fit) for fit in fits])
         for name, share in (("kept", 7), ("alone", 10)):
-            found[name].append(_chosen(drawn, seed, sizes, share, told, often))
+            found[name].append(chosen_by(drawn, seed, sizes, share, told, often))
     plain, target, kept, alone = (np.array(runs) for runs in found.values())
     print("| votes n | random | random at 1.6 n | D-optimal, 30 % random kept | less 1.6 n | alone | less 1.6 n |")
     print("|---|---|---|---|---|---|---|")
@@ -56,7 +56,7 @@ def _gap(found: np.ndarray, against: np.ndarray) -> str:
     return f"{gap.mean():+.3f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.3f}"
 
 
-def _chosen(drawn: World, seed: int, sizes: Sequence[int], share: int, told: bool, often: bool) -> list[float]:
+def chosen_by(drawn: World, seed: int, sizes: Sequence[int], share: int, told: bool, often: bool) -> list[float]:
     """Return the accuracies at ``sizes`` votes, ``share`` of ten being chosen."""
     before, asking.CHOSEN = asking.CHOSEN, share
     rows, accuracies = list(range(START)), []
