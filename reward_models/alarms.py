@@ -63,15 +63,13 @@ def group_leak(evidence: Tensor | None, data: Comparisons, split: Split) -> str 
     """Return that pictures held out are copies of those that taught, by the ``evidence (N, D)`` the model has of them.
 
     The split keeps equal files and, from twenty prompts on, equal prompts together; a picture saved twice escapes it.
-    Where evidence is so little that pictures agree by chance, none is told.
+    None is told where `tells_copies` is false.
     """
-    if evidence is None or evidence.shape[1] < COLUMNS or not split.held_out:
+    if evidence is None or not tells_copies(evidence, data, split):
         return None
     taught, tested = data.shown(split.train), data.shown(split.held_out)
     x = (evidence - evidence.mean(0)).float()
     usual = float((2 * x.square().sum(1).mean()).sqrt())
-    if usual == 0 or len(taught) * _by_chance(x) > COPIES / 2:
-        return None
     nearest = [torch.cdist(x[part], x[taught]).amin(1) for part in tested.split(CHUNK)]
     copies = int((torch.cat(nearest) < ALIKE * usual).sum())
     if copies <= max(1, COPIES * len(tested)):
@@ -82,11 +80,21 @@ def group_leak(evidence: Tensor | None, data: Comparisons, split: Split) -> str 
     )
 
 
-def _by_chance(x: Tensor) -> float:
-    """Return the chance that two of centred Gaussian ``x (N, D)`` are alike, in as many directions as really vary."""
-    spread = torch.linalg.svdvals(x).square()
-    directions = float(spread.sum().square() / spread.square().sum())
-    return float(chi2.cdf(ALIKE**2 * directions, directions))
+def tells_copies(evidence: Tensor | None, data: Comparisons, split: Split) -> bool:
+    """Return whether pictures that agree in their ``evidence (N, D)`` are copies, and do not agree by chance.
+
+    By chance two of Gaussian evidence do, in as many directions as really vary: (Σ σ²)² / Σ σ⁴ over its singular
+    values σ.
+    """
+    if evidence is None or evidence.shape[1] < COLUMNS or not split.held_out:
+        return False
+    x = (evidence - evidence.mean(0)).float()
+    power = float(x.square().sum())
+    if power == 0:
+        return False
+    directions = power**2 / float((x.T @ x).square().sum())
+    chance = float(chi2.cdf(ALIKE**2 * directions, directions))
+    return len(data.shown(split.train)) * chance <= COPIES / 2
 
 
 def _leans(count: int, n: int) -> bool:

@@ -7,7 +7,7 @@ from rlhf_images.errors import BadInput
 from rlhf_images.preferences.events import Whose, counts
 from rlhf_images.preferences.summary import Summary
 
-from .alarms import dead_head, group_leak, position_leak
+from .alarms import dead_head, group_leak, position_leak, tells_copies
 from .bias import Leaning, probe
 from .card import TIES, Card, Measured, SplitCard
 from .cross_validation import choose
@@ -42,6 +42,9 @@ def card_of(
     votes = list(lesson.pairs.store.votes(annotator))
     people = [person for person in summary.annotators if counts(person.annotator, annotator)]
     alarms = [dead_head(spread, learnt.nll), *position_leak(data, people), group_leak(taught.evidence, data, division)]
+    looked_for = ["dead head", "position leak"]
+    if tells_copies(taught.evidence, data, division):
+        looked_for.append("group leak")
     return Card(
         family=family,
         held_out_accuracy=accuracy,
@@ -63,7 +66,7 @@ def card_of(
         head={name: round(weight, 4) for name, weight in taught.tastes.items()},
         told=dict(taught.told),
         alarms=[alarm for alarm in alarms if alarm],
-        looked_for=["dead head", "position leak", *(["group leak"] if taught.evidence is not None else [])],
+        looked_for=looked_for,
         measured=Measured(
             calibration=calibrated[1] if calibrated else [],
             tie_curve=tie_curve(score, data, held_out),

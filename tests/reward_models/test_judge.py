@@ -295,6 +295,7 @@ def test_a_checklist_learns_what_its_answers_are_worth(asked_pairs, tmp_path):
         card = json.loads((out / "card.json").read_text())
         assert card["held_out_accuracy"] >= 0.8
         assert card["head"]["bright"] > 4 * abs(card["head"]["lucky"])
+        assert card["looked_for"] == ["dead head", "position leak"]  # two answers agree by chance
         pair = asked_pairs.pairs[0]
         both = torch.stack([asked_pairs.image(picture) for picture in (pair.left, pair.right)])
         scores = judge.score(images=both, prompts=[pair.prompt] * 2)

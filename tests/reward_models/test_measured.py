@@ -13,7 +13,7 @@ from conftest import head_config, write_pairs
 from pairs_for_tests import made, picture
 
 import reward_models
-from reward_models.alarms import dead_head, group_leak, position_leak
+from reward_models.alarms import dead_head, group_leak, position_leak, tells_copies
 from reward_models.bias import EDITS, Leaning, probe
 from reward_models.card import Card, Measured, SplitCard, verdict
 from reward_models.card_text import as_markdown
@@ -265,6 +265,7 @@ def test_copies_across_the_split_are_told():
     division = Split("picture", list(range(30)), list(range(30, 40)), np.arange(40), "")
     x = torch.randn(80, 20, generator=source)
     assert group_leak(x, data, division) is None
+    assert tells_copies(x, data, division)
     x[30:33] = x[:3] + 1e-4  # pictures 30 to 32 are left ones of held-out pairs
     assert "3 of 20 held-out pictures" in group_leak(x, data, division)
     assert group_leak(None, data, division) is None
@@ -284,6 +285,7 @@ def test_pictures_that_are_alike_by_chance_are_no_copies(pairs):
         usual = torch.randn(2 * pairs, 43, generator=source) * torch.arange(1, 44) ** -0.5
         for evidence in (answers, answers[:, :1], grey, usual):
             assert group_leak(evidence, data, division) is None
+        assert [tells_copies(evidence, data, division) for evidence in (answers, grey, usual)] == [False, False, True]
 
 
 def test_the_card_is_of_the_pairs_that_were_held_out(votes, trained_head):
